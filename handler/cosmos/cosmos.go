@@ -1,0 +1,233 @@
+// Package cosmos carries requests to one Azure Cosmos DB database (NoSQL API)
+// and decides, once and for every caller, which failures are worth another try.
+//
+// It owns what azcosmos leaves to the application: retries of writes, a client
+// that recovers from a failed first contact, partition key headers that are
+// always JSON, and a look at every status of a transactional batch. It knows
+// nothing of what is stored.
+//
+// Every failure is a [*Fault] or the end of the context. All types are safe for
+// concurrent use. No text made here holds a document, a key or a token.
+package cosmos
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
+)
+
+const (
+	// tryTimeout bounds one request. The service itself ends an operation or a
+	// query page after 5 s (Cosmos DB service limits); the rest is the network.
+	tryTimeout = 20 * time.Second
+
+	// idleConnections is how many connections are kept for reuse: at least as
+	// many as there are requests under way, or TLS handshakes dominate.
+	idleConnections = 128
+)
+
+// Config says how to reach a database.
+type Config struct {
+	Endpoint   string                 // account endpoint, https (http only on loopback)
+	Key        string                 // account key in base64; empty: Credential is used
+	Credential azcore.TokenCredential // used when Key is empty
+	Database   string                 // database id
+	Transport  policy.Transporter     // nil: a tuned HTTP client
+}
+
+// DB is one database. Nothing is requested before the first call.
+type DB struct {
+	config    Config
+	transport policy.Transporter
+	meter     meter
+
+	mu     sync.Mutex
+	client *azcosmos.Client
+	proven bool // the client has reached the account at least once
+}
+
+// Usage counts what a DB has used since it was opened.
+type Usage struct {
+	Requests      int64   // answered requests, retries included
+	Throttled     int64   // answers with status 429, alone or inside a batch
+	RequestCharge float64 // request units
+}
+
+// Open checks the configuration and returns the database without any request.
+func Open(config Config) (*DB, error) {
+	db := &DB{config: config, transport: config.Transport}
+	if db.transport == nil {
+		db.transport = newTransport()
+	}
+	client, err := db.newClient()
+	if err != nil {
+		return nil, err
+	}
+	db.client = client
+	return db, nil
+}
+
+// KeyGiven reports whether the account key is used. Only then can databases and
+// containers be created: the service refuses that to an Entra token.
+func (db *DB) KeyGiven() bool { return db.config.Key != "" }
+
+// Usage returns the counts so far.
+func (db *DB) Usage() Usage { return db.meter.usage() }
+
+// Now is the account's clock: the local clock plus the offset read from the
+// Date header of its answers. Leases are compared with it, so that instances
+// with different clocks agree.
+func (db *DB) Now() time.Time { return db.meter.now() }
+
+func newTransport() *http.Client {
+	return &http.Client{
+		Timeout: 2 * tryTimeout, // back-stop for the account read, which ignores the caller's deadline
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			ForceAttemptHTTP2:     true,
+			MaxIdleConns:          idleConnections,
+			MaxIdleConnsPerHost:   idleConnections,
+			IdleConnTimeout:       90 * time.Second,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: tryTimeout,
+			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+func (db *DB) newClient() (*azcosmos.Client, error) {
+	options := &azcosmos.ClientOptions{ClientOptions: azcore.ClientOptions{
+		Transport:        db.transport,
+		Retry:            policy.RetryOptions{MaxRetries: -1}, // db.do is the one retry loop
+		PerCallPolicies:  []policy.Policy{keyHeader{}},
+		PerRetryPolicies: []policy.Policy{&db.meter},
+		Telemetry:        policy.TelemetryOptions{ApplicationID: "activityarchive"},
+	}}
+	if db.config.Key == "" {
+		client, err := azcosmos.NewClient(db.config.Endpoint, db.config.Credential, options)
+		if err != nil {
+			return nil, fmt.Errorf("opening the Cosmos account with an Entra credential: %w", err)
+		}
+		return client, nil
+	}
+	key, err := azcosmos.NewKeyCredential(db.config.Key)
+	if err != nil {
+		return nil, errors.New("opening the Cosmos account: the account key is not base64") // the cause might quote it
+	}
+	client, err := azcosmos.NewClientWithKey(db.config.Endpoint, key, options)
+	if err != nil {
+		return nil, fmt.Errorf("opening the Cosmos account with its key: %w", err)
+	}
+	return client, nil
+}
+
+// current returns the client to use now.
+func (db *DB) current() *azcosmos.Client {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.client
+}
+
+// report tells the outcome of a call with client. azcosmos keeps the error of a
+// failed first account read for five minutes without asking again, so a client
+// that has never reached the account is replaced after each failure.
+func (db *DB) report(client *azcosmos.Client, reached bool) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if client != db.client || db.proven {
+		return
+	}
+	if reached {
+		db.proven = true
+	} else if fresh, err := db.newClient(); err == nil {
+		db.client.Close()
+		db.client = fresh
+	}
+}
+
+// Container returns the container with that id. Nothing is requested.
+func (db *DB) Container(id string) *Container { return &Container{db: db, id: id} }
+
+// CreateDatabase creates the database; one that exists is fine.
+func (db *DB) CreateDatabase(ctx context.Context) error {
+	err := db.do(ctx, "create database "+db.config.Database, func(ctx context.Context, client *azcosmos.Client) error {
+		_, err := client.CreateDatabase(ctx, azcosmos.DatabaseProperties{ID: db.config.Database}, nil)
+		return err
+	})
+	if KindOf(err) == Exists {
+		return nil
+	}
+	return err
+}
+
+// CreateContainer creates a container; one that exists is fine and stays as it is.
+func (db *DB) CreateContainer(ctx context.Context, properties azcosmos.ContainerProperties) error {
+	err := db.do(ctx, "create container "+properties.ID, func(ctx context.Context, client *azcosmos.Client) error {
+		database, err := client.NewDatabase(db.config.Database)
+		if err != nil {
+			return err
+		}
+		_, err = database.CreateContainer(ctx, properties, nil)
+		return err
+	})
+	if KindOf(err) == Exists {
+		return nil
+	}
+	return err
+}
+
+// meter sees every answer: it counts requests, throttling and request units and
+// keeps the offset of the account's clock. It is a policy of the SDK's pipeline,
+// because an SDK error carries neither charge nor date in a usable form.
+type meter struct {
+	requests  atomic.Int64
+	throttled atomic.Int64
+	millis    atomic.Int64 // request units x 1000
+	offset    atomic.Int64 // account's clock minus ours, ns
+}
+
+func (m *meter) usage() Usage {
+	return Usage{
+		Requests:      m.requests.Load(),
+		Throttled:     m.throttled.Load(),
+		RequestCharge: float64(m.millis.Load()) / 1000,
+	}
+}
+
+func (m *meter) now() time.Time { return time.Now().Add(time.Duration(m.offset.Load())).UTC() }
+
+// Do implements [policy.Policy].
+func (m *meter) Do(req *policy.Request) (*http.Response, error) {
+	resp, err := req.Next()
+	if err != nil {
+		return resp, err
+	}
+	m.requests.Add(1)
+	if resp.StatusCode == http.StatusTooManyRequests {
+		m.throttled.Add(1)
+	}
+	if charge, err := strconv.ParseFloat(resp.Header.Get("x-ms-request-charge"), 64); err == nil && charge > 0 && charge < 1e9 {
+		m.millis.Add(int64(charge * 1000))
+	}
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		offset := time.Until(date)
+		if offset.Abs() < 2*time.Second { // the header counts whole seconds
+			offset = 0
+		}
+		m.offset.Store(int64(offset))
+	}
+	return resp, nil
+}

@@ -1,0 +1,164 @@
+// Package archive is the one way into the container Audits: it creates the
+// documents of records, in batches across contents, and tells for each what
+// became of it.
+//
+// A document is created, never overwritten. What is already there decides: the
+// same record brought by the same content was stored by an earlier try; by
+// another content it is a duplicate; other text under the same id is a conflict.
+// So every write may run twice, and two instances may write at once.
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
+
+	"activityarchive/handler/cosmos"
+	"activityarchive/handler/record"
+)
+
+// The levels of the partition key that the archive can write.
+const (
+	userPath = "/UserId"
+	hourPath = "/archive/hour"
+)
+
+// Archive is the container Audits. It is safe for concurrent use.
+type Archive struct {
+	db        *cosmos.DB
+	container *cosmos.Container
+
+	mu    sync.Mutex
+	paths []string // the container's partition key, nil until Prepare
+}
+
+// New returns the archive in the container with that id. Nothing is requested.
+func New(db *cosmos.DB, container string) *Archive {
+	return &Archive{db: db, container: db.Container(container)}
+}
+
+// Prepare reads the container's partition key definition, which decides where
+// documents go, and creates the container first where the account key allows
+// it. It asks once; later calls are free.
+func (a *Archive) Prepare(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.paths != nil {
+		return nil
+	}
+	paths, err := a.container.Paths(ctx)
+	if cosmos.KindOf(err) == cosmos.Missing && a.db.KeyGiven() {
+		if err := a.db.CreateDatabase(ctx); err != nil {
+			return err
+		}
+		if err := a.db.CreateContainer(ctx, definition(a.container.ID())); err != nil {
+			return err
+		}
+		paths, err = a.container.Paths(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(paths, []string{userPath, hourPath}) && !slices.Equal(paths, []string{userPath}) {
+		return &cosmos.Fault{Op: "check container " + a.container.ID(), Kind: cosmos.Denied, Err: fmt.Errorf(
+			"its partition key is %q, but the archive needs %s and %s (recommended) or %s alone; give COSMOS_CONTAINER the name of a container with such a key",
+			strings.Join(paths, ", "), userPath, hourPath, userPath)}
+	}
+	a.paths = paths
+	return nil
+}
+
+// definition is the container as recommended (README, section Containers).
+func definition(id string) azcosmos.ContainerProperties {
+	include := []azcosmos.IncludedPath{}
+	for _, path := range []string{
+		"/UserId", "/CreationTime", "/Operation", "/RecordType", "/Workload", "/EntityName", "/EntityId", "/ObjectId", "/Message",
+		"/archive/day", "/archive/content", "/archive/user", "/archive/hour",
+	} {
+		include = append(include, azcosmos.IncludedPath{Path: path + "/?"})
+	}
+	include = append(include, azcosmos.IncludedPath{Path: "/Fields/[]/{Name, Value}/?"})
+	return azcosmos.ContainerProperties{
+		ID: id,
+		PartitionKeyDefinition: azcosmos.PartitionKeyDefinition{
+			Paths: []string{userPath, hourPath}, Kind: azcosmos.PartitionKeyKindMultiHash, Version: 2,
+		},
+		DefaultTimeToLive: to.Ptr(int32(-1)), // on, nothing expires; retention can be set later
+		IndexingPolicy: &azcosmos.IndexingPolicy{
+			Automatic: true, IndexingMode: azcosmos.IndexingModeConsistent,
+			IncludedPaths: include, ExcludedPaths: []azcosmos.ExcludedPath{{Path: "/*"}},
+		},
+	}
+}
+
+// Outcome is what became of a document.
+type Outcome int
+
+// The outcomes.
+const (
+	Stored    Outcome = iota // in the archive, by this or an earlier try
+	Duplicate                // another content brought the same record before
+	Conflict                 // the id is taken by other text, which stays
+	Refused                  // can never be stored: too large, or refused by the service
+)
+
+// Document is one record on its way into the archive.
+type Document struct {
+	id      string
+	sha256  string // of the record's bytes, hex
+	content string // entry id
+	key     cosmos.Key
+	body    []byte
+	raw     []byte
+	sent    int // bytes of body inside a batch
+	done    func(Outcome, string, error)
+}
+
+// Raw returns the record's bytes as they stood in the content.
+func (d *Document) Raw() []byte { return d.raw }
+
+// errKey says that the record's UserId cannot be a partition key.
+var errKey = errors.New("UserId is an object, an array, or longer than the 2,048 bytes that a partition key value may have")
+
+// Document builds the document of r, whose bytes were raw; both are copied. It
+// returns an error, the reason of a dead letter, when the record cannot have
+// one. Prepare must have succeeded before.
+func (a *Archive) Document(r *record.Record, raw []byte, meta record.Meta) (*Document, error) {
+	if len(r.User.Text) > cosmos.MaxKeyValue {
+		return nil, errKey
+	}
+	key, ok := r.User.AppendKey([]byte{'['})
+	if !ok {
+		return nil, errKey
+	}
+	a.mu.Lock()
+	levels := len(a.paths)
+	a.mu.Unlock()
+	if levels == 2 {
+		key = cosmos.AppendKeyString(append(key, ','), r.Hour)
+	}
+	d := &Document{
+		id: r.ID, sha256: fmt.Sprintf("%x", r.SHA256), content: meta.Content,
+		key: cosmos.Key(append(key, ']')),
+		raw: slices.Clone(raw),
+	}
+	d.body = r.AppendDocument(make([]byte, 0, len(raw)+512), meta)
+	if len(d.body) > cosmos.MaxDocument {
+		return nil, fmt.Errorf("the document would have %d bytes, more than the 2 MB that Cosmos DB stores", len(d.body))
+	}
+	d.sent = cosmos.SentSize(d.body) + len(`{"operationType":"Create","resourceBody":},`)
+	return d, nil
+}
+
+// Identity tells documents apart: two with the same one are the same document
+// to Cosmos DB.
+func (d *Document) Identity() string { return string(d.key) + d.id }
+
+// ID returns the document's id.
+func (d *Document) ID() string { return d.id }

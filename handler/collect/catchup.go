@@ -1,0 +1,280 @@
+package collect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"activityarchive/handler/activity"
+	"activityarchive/handler/ledger"
+)
+
+const (
+	// reach is how far back a listing may begin: seven days (API documentation,
+	// "List available content"), less a margin for clocks and waiting.
+	reach = 7*24*time.Hour - 10*time.Minute
+
+	// sweepEvery is how often all seven days are listed again, for content that
+	// became visible long after its contentCreated.
+	sweepEvery = 24 * time.Hour
+
+	// spanWindows is how many windows in a row share one look into the ledger.
+	spanWindows = 4
+
+	// spansAtOnce is how many such runs of windows are listed at a time.
+	spansAtOnce = 4
+
+	// markEvery is how often the mark is moved while a long listing goes on.
+	markEvery = 5 * time.Second
+)
+
+// span is a half-open stretch of contentCreated, [from, to).
+type span struct{ from, to time.Time }
+
+// CatchUp lists what the service has for one content type, from the mark less
+// the overlap to now, and once a day all seven days. What is new goes into the
+// ledger; only then the mark moves. It returns an error when something could
+// not be listed; what could be is in the ledger all the same.
+func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) error {
+	head, err := c.Ledger.Head(ctx, contentType)
+	if err != nil {
+		return err
+	}
+	now := c.API.Now().UTC().Truncate(time.Second)
+	earliest := now.Add(-reach)
+
+	first := head.ListedTo.IsZero()
+	from := head.ListedTo.Add(-c.Overlap)
+	if first {
+		from = now.Add(-c.Start)
+	}
+	var gap *span
+	if from.Before(earliest) {
+		if !first && head.ListedTo.Before(earliest) {
+			gap = &span{head.ListedTo.Time, earliest}
+		}
+		from = earliest
+	}
+	if gap != nil {
+		c.Logger.Error("content was out of reach before it could be listed", "contentType", contentType,
+			"from", ledger.At(gap.from).String(), "to", ledger.At(gap.to).String())
+	}
+	mark := func(to time.Time) error {
+		_, err := c.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
+			if h.ListedTo.Before(to) { // another instance may be ahead
+				h.ListedTo = ledger.At(to)
+			}
+			if h.Began.IsZero() {
+				h.Began, h.FullListing = ledger.At(from), ledger.At(now)
+			}
+			if gap != nil {
+				h.AddGap(gap.from, gap.to, now)
+			}
+			h.Heartbeat = ledger.At(now)
+			return nil
+		})
+		if err == nil {
+			gap = nil // noted once
+		}
+		return err
+	}
+	if err := c.list(ctx, contentType, span{from, now}, mark, t); err != nil {
+		return fmt.Errorf("listing %s: %w", contentType, err)
+	}
+	if first {
+		return nil // it was the full listing
+	}
+	if err := c.sweep(ctx, contentType, earliest, from, now, t); err != nil {
+		return fmt.Errorf("listing all of %s again: %w", contentType, err)
+	}
+	return nil
+}
+
+// sweep lists again everything from earliest to end when the last full listing
+// is a day old. A sweep that is cut short goes on where it was.
+func (c *Collector) sweep(ctx context.Context, contentType string, earliest, end, now time.Time, t *Tally) error {
+	head, err := c.Ledger.Head(ctx, contentType)
+	if err != nil {
+		return err
+	}
+	began, from := head.SweepBegan.Time, head.SweptTo.Time
+	if began.IsZero() {
+		if now.Sub(head.FullListing.Time) < sweepEvery {
+			return nil
+		}
+		began, from = now, head.Began.Time
+	}
+	if from.Before(earliest) {
+		from = earliest
+	}
+	mark := func(to time.Time) error {
+		_, err := c.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
+			h.SweepBegan, h.SweptTo = ledger.At(began), ledger.At(to)
+			if !to.Before(end) {
+				h.FullListing, h.SweepBegan, h.SweptTo = ledger.At(began), ledger.Stamp{}, ledger.Stamp{}
+			}
+			return nil
+		})
+		return err
+	}
+	if !from.Before(end) {
+		return mark(end)
+	}
+	return c.list(ctx, contentType, span{from, end}, mark, t)
+}
+
+// list lists one stretch in windows, several at a time, and calls mark with how
+// far everything is in the ledger: while it goes on, and at the end. A window
+// that fails stops the mark before it, not its neighbours.
+func (c *Collector) list(ctx context.Context, contentType string, all span, mark func(time.Time) error, t *Tally) error {
+	spans := c.split(all)
+	done := make([]bool, len(spans))
+	errs := make([]error, len(spans))
+	var mu sync.Mutex
+	var pool errgroup.Group
+	pool.SetLimit(spansAtOnce)
+	reached := func() (int, time.Time) { // mu is held
+		n := 0
+		for n < len(done) && done[n] {
+			n++
+		}
+		if n == 0 {
+			return 0, all.from
+		}
+		return n, spans[n-1][len(spans[n-1])-1].to
+	}
+	marked, markedAt := 0, time.Now()
+	for i, windows := range spans {
+		pool.Go(func() error {
+			if ctx.Err() != nil {
+				errs[i] = context.Cause(ctx)
+				return nil
+			}
+			err := c.listSpan(ctx, contentType, windows, t)
+			mu.Lock()
+			defer mu.Unlock()
+			if errs[i] = err; err != nil {
+				return nil
+			}
+			done[i] = true
+			n, to := reached()
+			if n == len(spans) || n <= marked || time.Since(markedAt) < markEvery {
+				return nil
+			}
+			marked, markedAt = n, time.Now()
+			errs[i] = mark(to)
+			return nil
+		})
+	}
+	_ = pool.Wait() // always nil: failures are in errs
+	if n, to := reached(); n > 0 {
+		errs = append(errs, mark(to))
+	}
+	return firstOf(errs)
+}
+
+// split cuts a stretch into windows, and the windows into runs of spanWindows.
+func (c *Collector) split(all span) [][]span {
+	var spans [][]span
+	for from := all.from; from.Before(all.to); {
+		var windows []span
+		for len(windows) < spanWindows && from.Before(all.to) {
+			to := from.Add(c.Window)
+			if to.After(all.to) {
+				to = all.to
+			}
+			windows = append(windows, span{from, to})
+			from = to
+		}
+		spans = append(spans, windows)
+	}
+	return spans
+}
+
+// listSpan lists a run of windows into the ledger.
+func (c *Collector) listSpan(ctx context.Context, contentType string, windows []span, t *Tally) error {
+	known, err := c.Ledger.Known(ctx, contentType, windows[0].from, windows[len(windows)-1].to)
+	if err != nil {
+		return err
+	}
+	for _, window := range windows {
+		err := c.API.List(ctx, contentType, window.from, window.to, func(page []activity.Content) error {
+			return c.record(ctx, page, known, t)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record brings one page of a listing into the ledger.
+func (c *Collector) record(ctx context.Context, page []activity.Content, known map[string]ledger.Known, t *Tally) error {
+	now := c.API.Now()
+	var fresh []ledger.Entry
+	seen := map[string][]string{} // partition to ids that a listing now confirms
+	for _, content := range page {
+		id := ledger.EntryID(content.ContentType, content.ContentID)
+		k, ok := known[id]
+		switch {
+		case !ok:
+			fresh = append(fresh, ledger.NewEntry(content.ContentType, content.ContentID, content.ContentURI,
+				content.Created, content.Expires, ledger.ByListing, now))
+		case !k.Confirmed || k.Lost:
+			seen[k.PK] = append(seen[k.PK], id)
+		}
+	}
+	created, err := c.Ledger.Record(ctx, fresh)
+	t.add(func(s *Sum) {
+		s.Listed += len(page)
+		s.New += created
+	})
+	if err != nil {
+		return err
+	}
+	for pk, ids := range seen {
+		if err := c.Ledger.Listed(ctx, pk, ids, now); err != nil {
+			return err
+		}
+	}
+	for _, e := range fresh {
+		known[e.ID] = ledger.Known{PK: e.PK, Confirmed: true}
+	}
+	for pk, ids := range seen {
+		for _, id := range ids {
+			known[id] = ledger.Known{PK: pk, Confirmed: true}
+		}
+	}
+	return nil
+}
+
+// firstOf returns the failure that says most: one that ends the run before any
+// other, else the first, with the number of the others.
+func firstOf(errs []error) error {
+	var first error
+	n := 0
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		n++
+		if first == nil || ends(err) && !ends(first) {
+			first = err
+		}
+	}
+	if n > 1 {
+		return fmt.Errorf("%w (and %d more windows failed)", first, n-1)
+	}
+	return first
+}
+
+// NotSubscribed reports whether a listing failed because the content type has
+// no subscription, or a disabled one.
+func NotSubscribed(err error) bool {
+	f, ok := errors.AsType[*activity.Fault](err)
+	return ok && f.Kind == activity.NotSubscribed
+}

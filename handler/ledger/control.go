@@ -1,0 +1,204 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"activityarchive/handler/cosmos"
+)
+
+// control is the partition of the lease and the heads.
+const control = "control"
+
+// Head is what is kept for one content type.
+type Head struct {
+	ID          string `json:"id"`
+	PK          string `json:"pk"`
+	Kind        string `json:"kind"`
+	V           int    `json:"v"`
+	ContentType string `json:"contentType"`
+
+	Began       Stamp `json:"began"`       // where the first listing began; older content is not wanted
+	ListedTo    Stamp `json:"listedTo"`    // everything before was listed and is in the ledger
+	FullListing Stamp `json:"fullListing"` // when the last listing of all seven days began that was completed
+	SweepBegan  Stamp `json:"sweepBegan"`  // when the one under way began; null if none is
+	SweptTo     Stamp `json:"sweptTo"`     // how far it has come
+
+	StartCall    Stamp  `json:"startCall"`    // last call of /subscriptions/start, by any instance
+	StartOutcome string `json:"startOutcome"` // "ok" or the code of its refusal; empty while unknown
+
+	Heartbeat Stamp `json:"heartbeat"` // last tick that listed this type
+	Gaps      []Gap `json:"gaps,omitempty"`
+	etag      string
+}
+
+// Gap is a span that could not be listed any more, because nothing was listed
+// for longer than the service keeps content.
+type Gap struct {
+	From    Stamp `json:"from"`
+	To      Stamp `json:"to"`
+	FoundAt Stamp `json:"foundAt"`
+}
+
+// maxGaps bounds the list in a head; older ones are in the log.
+const maxGaps = 100
+
+// AddGap notes a gap.
+func (h *Head) AddGap(from, to, now time.Time) {
+	h.Gaps = append(h.Gaps, Gap{At(from), At(to), At(now)})
+	h.Gaps = h.Gaps[max(0, len(h.Gaps)-maxGaps):]
+}
+
+// Head reads the head of a content type. One that is not there yet is returned
+// empty; any other failure is an error, never an empty head: that would begin
+// the archive anew.
+func (l *Ledger) Head(ctx context.Context, contentType string) (Head, error) {
+	id := hash("head", contentType)
+	row, err := l.container.Read(ctx, cosmos.KeyString(control), id)
+	if cosmos.KindOf(err) == cosmos.NotFound {
+		return Head{ID: id, PK: control, Kind: "head", V: 1, ContentType: contentType}, nil
+	}
+	if err != nil {
+		return Head{}, fmt.Errorf("reading the head of %s: %w", contentType, err)
+	}
+	var h struct {
+		Head
+		ETag string `json:"_etag"`
+	}
+	if err := json.Unmarshal(row, &h); err != nil {
+		return Head{}, fmt.Errorf("reading the head of %s: %w", contentType, err)
+	}
+	h.etag = h.ETag
+	return h.Head, nil
+}
+
+// UpdateHead reads the head of a content type, lets change alter it, and writes
+// it back; if another instance wrote in between, it does so again. An error of
+// change ends it, nothing is written, and the error is returned as it is.
+func (l *Ledger) UpdateHead(ctx context.Context, contentType string, change func(*Head) error) (Head, error) {
+	for try := 0; ; try++ {
+		h, err := l.Head(ctx, contentType)
+		if err != nil {
+			return Head{}, err
+		}
+		if err := change(&h); err != nil {
+			return h, err
+		}
+		body, err := json.Marshal(&h)
+		if err != nil {
+			return Head{}, fmt.Errorf("encoding a head: %w", err)
+		}
+		if h.etag == "" {
+			err = l.container.Create(ctx, cosmos.KeyString(control), body)
+		} else {
+			h.etag, err = l.container.Replace(ctx, cosmos.KeyString(control), h.ID, body, h.etag)
+		}
+		if err == nil {
+			return h, nil
+		}
+		if kind := cosmos.KindOf(err); (kind != cosmos.Changed && kind != cosmos.Exists) || try == 9 {
+			return Head{}, fmt.Errorf("saving the head of %s: %w", contentType, err)
+		}
+	}
+}
+
+// LeaseTime is how long a lease lasts unless it is renewed. A process that is
+// killed holds up the next tick for no longer than this.
+const LeaseTime = 30 * time.Second
+
+// ErrLeaseLost says that another instance has taken the lease.
+var ErrLeaseLost = errors.New("the collector's lease was taken by another instance")
+
+// HeldError says who holds the lease.
+type HeldError struct {
+	Owner   string
+	Expires time.Time
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("another instance (%s) holds the collector's lease until %s", e.Owner, At(e.Expires))
+}
+
+type leaseDocument struct {
+	ID      string `json:"id"`
+	PK      string `json:"pk"`
+	Kind    string `json:"kind"`
+	V       int    `json:"v"`
+	Owner   string `json:"owner"`
+	Expires Stamp  `json:"expires"` // by the account's clock
+}
+
+// Lease is the right to collect in ticks. It is no fence: everything done under
+// it is safe without it too. It saves doing it twice.
+type Lease struct {
+	ledger *Ledger
+	owner  string
+	etag   string
+}
+
+// Acquire takes the lease for owner, which must be unique to the process, or
+// returns a [*HeldError].
+func (l *Ledger) Acquire(ctx context.Context, owner string) (*Lease, error) {
+	lease := &Lease{ledger: l, owner: owner}
+	row, err := l.container.Read(ctx, cosmos.KeyString(control), hash("lease"))
+	if cosmos.KindOf(err) == cosmos.NotFound {
+		if err := l.container.Create(ctx, cosmos.KeyString(control), lease.body(LeaseTime)); cosmos.KindOf(err) == cosmos.Exists {
+			return nil, &HeldError{Owner: "unknown", Expires: l.db.Now().Add(LeaseTime)}
+		} else if err != nil {
+			return nil, fmt.Errorf("taking the lease: %w", err)
+		}
+		row, err = l.container.Read(ctx, cosmos.KeyString(control), hash("lease"))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("taking the lease: %w", err)
+	}
+	var held struct {
+		leaseDocument
+		ETag string `json:"_etag"`
+	}
+	if err := json.Unmarshal(row, &held); err != nil {
+		return nil, fmt.Errorf("reading the lease: %w", err)
+	}
+	if held.Owner != owner && l.db.Now().Before(held.Expires.Time) {
+		return nil, &HeldError{Owner: held.Owner, Expires: held.Expires.Time}
+	}
+	lease.etag = held.ETag
+	if err := lease.Renew(ctx); errors.Is(err, ErrLeaseLost) {
+		return nil, &HeldError{Owner: "unknown", Expires: l.db.Now().Add(LeaseTime)}
+	} else if err != nil {
+		return nil, err
+	}
+	return lease, nil
+}
+
+// Renew extends the lease by LeaseTime, or returns ErrLeaseLost.
+func (l *Lease) Renew(ctx context.Context) error { return l.write(ctx, LeaseTime) }
+
+// Release lets the next tick have the lease at once.
+func (l *Lease) Release(ctx context.Context) error { return l.write(ctx, 0) }
+
+func (l *Lease) write(ctx context.Context, d time.Duration) error {
+	etag, err := l.ledger.container.Replace(ctx, cosmos.KeyString(control), hash("lease"), l.body(d), l.etag)
+	switch cosmos.KindOf(err) {
+	case cosmos.None:
+		l.etag = etag
+		return nil
+	case cosmos.Changed:
+		return ErrLeaseLost
+	}
+	return fmt.Errorf("writing the lease: %w", err)
+}
+
+func (l *Lease) body(d time.Duration) []byte {
+	body, err := json.Marshal(leaseDocument{
+		ID: hash("lease"), PK: control, Kind: "lease", V: 1,
+		Owner: l.owner, Expires: At(l.ledger.db.Now().Add(d)),
+	})
+	if err != nil { // cannot be: strings and a time
+		return nil
+	}
+	return body
+}

@@ -1,0 +1,395 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"activityarchive/handler/cosmos"
+)
+
+// States of an entry.
+const (
+	Pending = "pending" // open: not all of its records are confirmed
+	Stored  = "stored"  // every record is in the archive or a dead letter
+	Lost    = "lost"    // the service refused it until its time was over
+)
+
+// Who found a content.
+const (
+	ByListing = "listing"
+	ByWebhook = "webhook" // no listing has shown it yet
+)
+
+const (
+	// retention is how long the service keeps content (API documentation,
+	// troubleshooting page: seven days after the first notice).
+	retention = 7 * 24 * time.Hour
+
+	// longestRetention caps a contentExpiration that a notification claims. The
+	// longest seen in a live listing was about 20 days after contentCreated.
+	longestRetention = 30 * 24 * time.Hour
+)
+
+// Claim is how long a content found by the webhook is left to the process that
+// was notified before a tick takes it up.
+const Claim = 2 * time.Minute
+
+// Counts says what became of a content's records. They are the same however
+// often the content is collected.
+type Counts struct {
+	Stored    int `json:"stored"`    // documents that this content brought into the archive
+	Duplicate int `json:"duplicate"` // records that another content, or an earlier place in this one, had brought
+	Filtered  int `json:"filtered"`  // records that RECORD_FILTER leaves out
+	Dead      int `json:"dead"`      // dead letters
+}
+
+// Add adds d to c.
+func (c *Counts) Add(d Counts) {
+	c.Stored += d.Stored
+	c.Duplicate += d.Duplicate
+	c.Filtered += d.Filtered
+	c.Dead += d.Dead
+}
+
+// Progress lets a content too large for one run go on where it was left.
+type Progress struct {
+	Elements int    `json:"elements"` // that many elements from the start are confirmed
+	SHA256   string `json:"sha256"`   // of those elements' bytes, hex
+	Counts   Counts `json:"counts"`
+}
+
+// Done returns how many elements are confirmed; none for nil.
+func (p *Progress) Done() int {
+	if p == nil {
+		return 0
+	}
+	return p.Elements
+}
+
+// Broken remembers where a body could not be read on. Twice in the same place
+// means that the content itself is so.
+type Broken struct {
+	Offset int64  `json:"offset"`        // bytes into the body
+	End    int64  `json:"end,omitempty"` // where the body ended, if that was too early
+	SHA256 string `json:"sha256"`        // of the elements before it, hex
+}
+
+// Entry is the ledger's document for one content.
+type Entry struct {
+	ID   string `json:"id"`
+	PK   string `json:"pk"`
+	Kind string `json:"kind"`
+	V    int    `json:"v"`
+
+	ContentType string `json:"contentType"`
+	ContentID   string `json:"contentId"`
+	ContentURI  string `json:"contentUri"`
+	Created     Stamp  `json:"created"` // contentCreated; from a notification, clamped to what can be
+	Expires     Stamp  `json:"expires"` // contentExpiration, likewise
+
+	Found   string `json:"found"` // ByListing or ByWebhook
+	FoundAt Stamp  `json:"foundAt"`
+
+	State    string    `json:"state"`
+	Open     int       `json:"open,omitempty"` // 1 while Pending, else absent: the one query of an idle tick
+	Due      Stamp     `json:"due"`            // not to be tried before
+	Attempts int       `json:"attempts"`       // tries that failed
+	Reason   string    `json:"reason,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+	Broken   *Broken   `json:"broken,omitempty"`
+
+	Counts
+	Elements int    `json:"elements"` // array elements in the content
+	IDs      IDs    `json:"ids,omitzero"`
+	IDChunks int    `json:"idChunks,omitempty"` // documents of kind ids, when IDs does not hold them
+	DoneAt   Stamp  `json:"doneAt"`
+	ETag     string `json:"-"`
+}
+
+// NewEntry returns the entry for a content that was just found. now is the
+// service's clock.
+func NewEntry(contentType, contentID, contentURI string, created, expires time.Time, found string, now time.Time) Entry {
+	due := now
+	if found == ByWebhook {
+		// Whoever holds the AuthID may send any date; it must not choose an odd
+		// partition, nor keep an entry open for ever.
+		created = clampTime(created, now.Add(-retention-24*time.Hour), now.Add(24*time.Hour))
+		due = now.Add(Claim)
+	}
+	expires = clampTime(expires, created, created.Add(longestRetention))
+	return Entry{
+		ID: EntryID(contentType, contentID), PK: partition(contentType, created), Kind: "entry", V: 1,
+		ContentType: contentType, ContentID: contentID, ContentURI: contentURI,
+		Created: At(created), Expires: At(expires),
+		Found: found, FoundAt: At(now), State: Pending, Open: 1, Due: At(due),
+	}
+}
+
+// EntryID returns the id of a content's entry: hex SHA-256.
+func EntryID(contentType, contentID string) string { return hash(contentType, contentID) }
+
+func partition(contentType string, created time.Time) string {
+	return contentType + "|" + created.UTC().Format(time.DateOnly)
+}
+
+func clampTime(t, low, high time.Time) time.Time {
+	if t.Before(low) {
+		return low
+	}
+	if t.After(high) {
+		return high
+	}
+	return t
+}
+
+// Day is the UTC day of contentCreated, as in 2026-03-11.
+func (e *Entry) Day() string { return e.Created.UTC().Format(time.DateOnly) }
+
+// LifeEnds is the moment after which a refusal means that the content is lost:
+// seven days after contentCreated, or contentExpiration if that is later.
+func (e *Entry) LifeEnds() time.Time {
+	if end := e.Created.Add(retention); end.After(e.Expires.Time) {
+		return end
+	}
+	return e.Expires.Time
+}
+
+// Fail notes a failed try: the entry stays open and is due again after a wait
+// that doubles from one minute to one hour and never passes the end of the
+// content's life.
+func (e *Entry) Fail(reason string, now time.Time) {
+	wait := min(time.Minute<<min(e.Attempts, 6), time.Hour)
+	e.Attempts++
+	e.Reason = reason
+	due := now.Add(wait)
+	if end := e.LifeEnds(); due.After(end) && now.Before(end) {
+		due = end
+	}
+	e.Due = At(due)
+}
+
+// Close ends the entry's open life.
+func (e *Entry) Close(state, reason string, now time.Time) {
+	e.State, e.Reason, e.Open, e.DoneAt = state, reason, 0, At(now)
+	e.Progress, e.Broken = nil, nil
+}
+
+// Record creates the entries that are not there yet, and returns how many are
+// new. When it returns nil every one of them is in the ledger.
+func (l *Ledger) Record(ctx context.Context, entries []Entry) (created int, err error) {
+	byPartition := map[string][]document{}
+	for i := range entries {
+		body, err := json.Marshal(&entries[i])
+		if err != nil {
+			return created, fmt.Errorf("encoding an entry: %w", err)
+		}
+		pk := entries[i].PK
+		if !slices.ContainsFunc(byPartition[pk], func(d document) bool { return d.id == entries[i].ID }) {
+			byPartition[pk] = append(byPartition[pk], document{entries[i].ID, body})
+		}
+	}
+	for pk, docs := range byPartition {
+		fresh, err := l.create(ctx, pk, docs)
+		for _, is := range fresh {
+			if is {
+				created++
+			}
+		}
+		if err != nil {
+			return created, fmt.Errorf("recording contents: %w", err)
+		}
+	}
+	return created, nil
+}
+
+// Known is what a listing needs to know of an entry that is there.
+type Known struct {
+	PK        string
+	Confirmed bool // a listing has shown it before
+	Lost      bool
+}
+
+// Known returns the entries of a content type whose contentCreated lies in
+// [from, to), by id.
+func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Time) (map[string]Known, error) {
+	known := map[string]Known{}
+	for day := from.UTC().Truncate(24 * time.Hour); day.Before(to); day = day.Add(24 * time.Hour) {
+		pk := partition(contentType, day)
+		err := l.container.Query(ctx, cosmos.KeyString(pk),
+			"SELECT c.id, c.found, c.state FROM c WHERE c.pk = @pk AND c.created >= @from AND c.created < @to",
+			[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@from", Value: At(from).String()}, {Name: "@to", Value: At(to).String()}},
+			func(row json.RawMessage) error {
+				var e struct{ ID, Found, State string }
+				if err := json.Unmarshal(row, &e); err != nil {
+					return fmt.Errorf("reading an entry: %w", err)
+				}
+				known[e.ID] = Known{PK: pk, Confirmed: e.Found == ByListing, Lost: e.State == Lost}
+				return nil
+			})
+		if err != nil {
+			return nil, fmt.Errorf("reading the known contents of %s: %w", pk, err)
+		}
+	}
+	return known, nil
+}
+
+// Listed notes that a listing has shown the entries with those ids, all of one
+// partition: a webhook's find is confirmed, a lost content is open again.
+func (l *Ledger) Listed(ctx context.Context, pk string, ids []string, now time.Time) error {
+	for chunk := range slices.Chunk(ids, cosmos.MaxBatch) {
+		for try := 0; len(chunk) > 0; try++ {
+			var ops []cosmos.Op
+			err := l.byID(ctx, pk, "*", chunk, func(row json.RawMessage) error {
+				e, err := decodeEntry(row)
+				if err != nil {
+					return err
+				}
+				if e.Found == ByListing && e.State != Lost {
+					return nil // done by an earlier try
+				}
+				e.Found = ByListing
+				if e.State == Lost {
+					e.State, e.Open, e.Due, e.Reason = Pending, 1, At(now), "listed again"
+				}
+				body, err := json.Marshal(&e)
+				ops = append(ops, cosmos.Replace(e.ID, body, e.ETag))
+				return err
+			})
+			if err != nil || len(ops) == 0 {
+				if err != nil {
+					return fmt.Errorf("confirming contents: %w", err)
+				}
+				break
+			}
+			statuses, committed, err := l.container.Batch(ctx, cosmos.KeyString(pk), ops)
+			if err != nil {
+				return fmt.Errorf("confirming contents: %w", err)
+			}
+			if committed && !slices.ContainsFunc(statuses, func(s int) bool { return s/100 != 2 }) {
+				break
+			}
+			if try == 5 { // another process works on these entries; the next listing confirms them
+				return &cosmos.Fault{Op: "confirm contents", Kind: cosmos.Changed, Err: errors.New("the entries keep changing")}
+			}
+		}
+	}
+	return nil
+}
+
+// Open is the sum of what is unfinished.
+type Open struct {
+	Partitions []string  // with at least one open entry, oldest day first
+	Count      int       // open entries
+	Oldest     time.Time // smallest contentCreated; zero if there is none
+	LeastLife  time.Time // the earliest end of a content's life; zero if there is none
+}
+
+// Open returns what is unfinished. It is one query over all partitions, and the
+// only one that an idle ledger costs.
+func (l *Ledger) Open(ctx context.Context) (Open, error) {
+	var open Open
+	seen := map[string]bool{}
+	err := l.container.Query(ctx, "", "SELECT c.pk, c.created, c.expires FROM c WHERE c.open = @one",
+		[]cosmos.Param{{Name: "@one", Value: 1}},
+		func(row json.RawMessage) error {
+			var e Entry
+			if err := json.Unmarshal(row, &e); err != nil {
+				return fmt.Errorf("reading an open entry: %w", err)
+			}
+			open.Count++
+			if !seen[e.PK] {
+				seen[e.PK] = true
+				open.Partitions = append(open.Partitions, e.PK)
+			}
+			if open.Oldest.IsZero() || e.Created.Before(open.Oldest) {
+				open.Oldest = e.Created.Time
+			}
+			if end := e.LifeEnds(); open.LeastLife.IsZero() || end.Before(open.LeastLife) {
+				open.LeastLife = end
+			}
+			return nil
+		})
+	if err != nil {
+		return Open{}, fmt.Errorf("reading open entries: %w", err)
+	}
+	day := func(pk string) string { return pk[max(0, len(pk)-len(time.DateOnly)):] }
+	slices.SortFunc(open.Partitions, func(a, b string) int {
+		return cmp.Or(cmp.Compare(day(a), day(b)), cmp.Compare(a, b))
+	})
+	return open, nil
+}
+
+// Due gives the open entries of one partition that are due, oldest
+// contentCreated first, to work. An error of work ends it and is returned.
+func (l *Ledger) Due(ctx context.Context, pk string, now time.Time, work func(Entry) error) error {
+	return l.container.Query(ctx, cosmos.KeyString(pk),
+		"SELECT * FROM c WHERE c.pk = @pk AND c.open = @one AND c.due <= @now ORDER BY c.created",
+		[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@one", Value: 1}, {Name: "@now", Value: At(now).String()}},
+		func(row json.RawMessage) error {
+			e, err := decodeEntry(row)
+			if err != nil {
+				return err
+			}
+			return work(e)
+		})
+}
+
+// Entry reads one entry again.
+func (l *Ledger) Entry(ctx context.Context, pk, id string) (Entry, error) {
+	row, err := l.container.Read(ctx, cosmos.KeyString(pk), id)
+	if err != nil {
+		return Entry{}, fmt.Errorf("reading an entry: %w", err)
+	}
+	return decodeEntry(row)
+}
+
+func decodeEntry(row []byte) (Entry, error) {
+	var e struct {
+		Entry
+		ETag string `json:"_etag"`
+	}
+	if err := json.Unmarshal(row, &e); err != nil {
+		return Entry{}, fmt.Errorf("reading an entry: %w", err)
+	}
+	e.Entry.ETag = e.ETag
+	return e.Entry, nil
+}
+
+// Save writes the entry back if nobody else has since it was read, and updates
+// its ETag. If somebody has, the outcome that tells more stands: a content that
+// is stored stays stored whoever saw it last, and an entry that another process
+// has closed or moved on is left alone, with a Fault of kind cosmos.Changed.
+func (l *Ledger) Save(ctx context.Context, e *Entry) error {
+	for try := 0; ; try++ {
+		body, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("encoding an entry: %w", err)
+		}
+		etag, err := l.container.Replace(ctx, cosmos.KeyString(e.PK), e.ID, body, e.ETag)
+		if err == nil {
+			e.ETag = etag
+			return nil
+		}
+		if cosmos.KindOf(err) != cosmos.Changed || try == 5 {
+			return fmt.Errorf("saving an entry: %w", err)
+		}
+		// Our own write may have been the one, its answer lost.
+		now, readErr := l.Entry(ctx, e.PK, e.ID)
+		if readErr != nil {
+			return readErr
+		}
+		if same, err := json.Marshal(&now); err == nil && string(same) == string(body) {
+			e.ETag = now.ETag
+			return nil
+		}
+		if e.State != Stored || now.State == Stored {
+			return fmt.Errorf("saving an entry: %w", err)
+		}
+		e.ETag, e.Found = now.ETag, now.Found
+	}
+}

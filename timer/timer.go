@@ -1,0 +1,283 @@
+// Package timer is the timer-triggered function. Each tick keeps the
+// subscriptions alive, lists what the notifications missed, and collects what is
+// open in the ledger, within its deadline.
+//
+// Ticks of several instances may overlap: one holds the collector's lease and
+// collects, the others look after the subscriptions and end well.
+package timer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"activityarchive/handler/activity"
+	"activityarchive/handler/collect"
+	"activityarchive/handler/cosmos"
+	"activityarchive/handler/ledger"
+)
+
+const (
+	// closing is kept free at the end of a tick for its last writes.
+	closing = 15 * time.Second
+
+	// warnBefore and alarmBefore are the times to loss at which the summary line
+	// becomes a warning and an error. A weekend fits into the first.
+	warnBefore  = 48 * time.Hour
+	alarmBefore = 24 * time.Hour
+
+	// keptLife is how long the service keeps content from contentCreated on.
+	keptLife = 7 * 24 * time.Hour
+)
+
+// Timer runs ticks. Its fields are set once.
+type Timer struct {
+	API       *activity.Client
+	DB        *cosmos.DB
+	Ledger    *ledger.Ledger
+	Collector *collect.Collector
+	Logger    *slog.Logger
+
+	ContentTypes []string
+	Webhook      *Webhook     // wanted for every content type; nil: polling only
+	Owner        string       // names this process in the lease, unique
+	Touch        *http.Client // calls the webhook's address before a start; no redirects
+	Notes        []string     // said with every tick: what the settings leave undone
+}
+
+// tick is one run.
+type tick struct {
+	*Timer
+	log      *slog.Logger
+	tally    collect.Tally
+	started  bool // a subscription was started
+	mu       sync.Mutex
+	problems []string // what was left undone, in words
+}
+
+// Tick runs once, logs its summary line, and returns the same in a sentence for
+// the host's log of the invocation. It returns an error when it could not do its
+// job; a tick that did part of it says so and returns none.
+func (t *Timer) Tick(ctx context.Context, invocation string) (string, error) {
+	run := &tick{Timer: t, log: t.Logger.With("invocationId", invocation)}
+	began, api, db := time.Now(), t.API.Stats(), t.DB.Usage()
+	outcome, err := run.do(ctx)
+	run.summary(ctx, outcome, err, time.Since(began), api, db)
+	sum := run.tally.Sum()
+	return fmt.Sprintf("%s: %d contents listed, %d new, %d fetched, %d still open; %d records stored, %d duplicate, %d filtered, %d dead letters; %d contents lost",
+		outcome, sum.Listed, sum.New, sum.Fetched, sum.Open.Count, sum.Counts.Stored, sum.Counts.Duplicate, sum.Counts.Filtered, sum.Counts.Dead, sum.Lost), err
+}
+
+// do is the order of a tick.
+func (t *tick) do(ctx context.Context) (outcome string, err error) {
+	for _, note := range t.Notes {
+		t.problem(note)
+	}
+	if err := t.Collector.Prepare(ctx); err != nil {
+		return "failed", err
+	}
+	if err := t.subscriptions(ctx); err != nil {
+		return "failed", err
+	}
+	lease, err := t.Ledger.Acquire(ctx, t.Owner)
+	if held, ok := errors.AsType[*ledger.HeldError](err); ok {
+		t.log.Info("another instance collects", "owner", held.Owner, "until", ledger.At(held.Expires).String())
+		return "standby", nil
+	}
+	if err != nil {
+		return "failed", err
+	}
+	err = t.collect(ctx, lease)
+	switch {
+	case errors.Is(err, ledger.ErrLeaseLost):
+		t.problem(err.Error())
+		return "partial", nil
+	case err != nil:
+		return "failed", err
+	case len(t.problems) > 0:
+		return "partial", nil
+	}
+	return "ok", nil
+}
+
+// collect lists and works while the lease is kept.
+func (t *tick) collect(ctx context.Context, lease *ledger.Lease) error {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > 2*closing {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-closing))
+		defer cancel()
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { keep(ctx, lease, end) })
+	defer func() {
+		end(nil)
+		keeping.Wait()
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing/3)
+		defer cancel()
+		if err := lease.Release(release); err != nil && !errors.Is(err, ledger.ErrLeaseLost) {
+			t.log.Warn("lease not released; it ends by itself", "reason", err.Error())
+		}
+	}()
+
+	listErr := t.catchUp(ctx)
+	if listErr != nil && denied(listErr) {
+		return listErr
+	}
+	// Open entries are worked on whatever the listing did: they may be about to
+	// expire.
+	if err := t.Collector.Work(ctx, &t.tally); err != nil {
+		return err
+	}
+	if errors.Is(context.Cause(ctx), ledger.ErrLeaseLost) {
+		return ledger.ErrLeaseLost
+	}
+	return listErr
+}
+
+// keep renews the lease until ctx ends, and ends the run when it is lost.
+func keep(ctx context.Context, lease *ledger.Lease, end context.CancelCauseFunc) {
+	ticker := time.NewTicker(ledger.LeaseTime / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			// A failure to reach the ledger is left to the work itself to find.
+			if err := lease.Renew(ctx); errors.Is(err, ledger.ErrLeaseLost) {
+				end(err)
+				return
+			}
+		}
+	}
+}
+
+// catchUp lists every content type. Half of the time is for listing, the rest
+// for what it brought. It returns an error when nothing could be listed, or
+// nothing will go better.
+func (t *tick) catchUp(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, time.Until(deadline)/2, errors.New("half of the tick's time was up"))
+		defer cancel()
+	}
+	errs := make([]error, len(t.ContentTypes))
+	var all sync.WaitGroup
+	for i, contentType := range t.ContentTypes {
+		all.Go(func() { errs[i] = t.Collector.CatchUp(ctx, contentType, &t.tally) })
+	}
+	all.Wait()
+	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	for _, err := range failed {
+		t.problem(err.Error())
+		if denied(err) {
+			return err
+		}
+	}
+	// A subscription that this tick has started may take a while to be listable.
+	if len(failed) < len(errs) || t.started && collect.NotSubscribed(failed[0]) {
+		return nil
+	}
+	return failed[0]
+}
+
+// denied reports whether a failure ends the tick: sign-in, permission, or a
+// container that is missing.
+func denied(err error) bool {
+	if f, ok := errors.AsType[*activity.Fault](err); ok {
+		return f.Kind == activity.Denied
+	}
+	if f, ok := errors.AsType[*cosmos.Fault](err); ok {
+		return f.Kind == cosmos.Denied || f.Kind == cosmos.Missing
+	}
+	return false
+}
+
+func (t *tick) problem(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.problems = append(t.problems, text)
+}
+
+// summary logs the tick's one line.
+func (t *tick) summary(ctx context.Context, outcome string, err error, elapsed time.Duration, api activity.Stats, db cosmos.Usage) {
+	sum, now, apiNow, dbNow := t.tally.Sum(), t.API.Now(), t.API.Stats(), t.DB.Usage()
+	fields := []any{
+		"outcome", outcome, "elapsedMs", elapsed.Milliseconds(),
+		"listed", sum.Listed, "new", sum.New, "fetched", sum.Fetched, "stored", sum.Counts.Stored,
+		"duplicate", sum.Counts.Duplicate, "filtered", sum.Counts.Filtered, "deadLettered", sum.Counts.Dead,
+		"lost", sum.Lost, "leftOpen", sum.Failed, "bytes", sum.Bytes,
+		"requests", apiNow.Requests - api.Requests, "throttled", apiNow.Throttled - api.Throttled,
+		"requestsPerMinute", int(apiNow.RequestsPerMinute),
+		"cosmosRequests", dbNow.Requests - db.Requests, "cosmosThrottled", dbNow.Throttled - db.Throttled,
+		"ru", int64(dbNow.RequestCharge - db.RequestCharge),
+		"open", sum.Open.Count,
+	}
+	if t.Webhook != nil {
+		fields = append(fields, "foundByPollingOnly", sum.New)
+	}
+	if len(sum.Filter) > 0 {
+		fields = append(fields, "filteredKinds", sum.Filter)
+	}
+	if len(sum.Reasons) > 0 {
+		fields = append(fields, "openReasons", sum.Reasons)
+	}
+	level := slog.LevelInfo
+	if outcome != "standby" && outcome != "failed" {
+		if !sum.Open.Oldest.IsZero() {
+			fields = append(fields, "oldestOpenAgeSeconds", int64(now.Sub(sum.Open.Oldest).Seconds()))
+		}
+		if left, ok := t.timeToLoss(ctx, sum.Open.LeastLife, now); ok {
+			fields = append(fields, "timeToLossSeconds", int64(left.Seconds()))
+			if left < warnBefore {
+				level = slog.LevelWarn
+			}
+			if left < alarmBefore && sum.Open.Count > 0 || left < 0 {
+				level = slog.LevelError
+			}
+		}
+	}
+	if outcome == "partial" {
+		level = max(level, slog.LevelWarn)
+	}
+	if len(t.problems) > 0 {
+		fields = append(fields, "problems", t.problems)
+	}
+	if err != nil {
+		level = slog.LevelError
+		fields = append(fields, "error", err.Error())
+	}
+	// The tick's own context may be over, and the line is wanted all the same.
+	t.log.Log(context.WithoutCancel(ctx), level, "tick", fields...)
+}
+
+// timeToLoss is the time until the first content is lost if nothing changes: the
+// first open entry's life ends, or content that was never listed goes out of
+// reach.
+func (t *tick) timeToLoss(ctx context.Context, leastLife, now time.Time) (time.Duration, bool) {
+	var least time.Duration
+	ok := false
+	consider := func(end time.Time) {
+		if left := end.Sub(now); !ok || left < least {
+			least, ok = left, true
+		}
+	}
+	if !leastLife.IsZero() {
+		consider(leastLife)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing/3)
+	defer cancel()
+	for _, contentType := range t.ContentTypes {
+		head, err := t.Ledger.Head(ctx, contentType)
+		if err == nil && !head.ListedTo.IsZero() {
+			consider(head.ListedTo.Add(keptLife))
+		}
+	}
+	return least, ok
+}

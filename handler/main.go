@@ -26,8 +26,17 @@ import (
 // commands is the command line: one field and one type with a Run method for
 // each command. Run may ask for a [context.Context] and [app.Options].
 type commands struct {
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Settings settingsCommand `cmd:"" help:"Print the settings, without secrets, and what is wrong with them."`
+	Version  versionCommand  `cmd:"" help:"Print the version."`
 }
+
+type settingsCommand struct{}
+
+func (settingsCommand) Help() string {
+	return "Settings come from the environment and, where that lacks them, from local.settings.json beside host.json. Exits with 2 if something is wrong."
+}
+
+func (settingsCommand) Run(o app.Options) error { return app.PrintSettings(o) }
 
 type versionCommand struct{}
 

@@ -183,7 +183,6 @@ func (c *Collector) begin(w *archive.Writer, e *ledger.Entry) *reading {
 		sum:     digest{Hash: sha256.New()},
 		seen:    map[[16]byte][16]byte{},
 		refused: map[string]bool{},
-		savedAt: time.Now(),
 	}
 }
 
@@ -205,6 +204,7 @@ func (r *reading) read(ctx context.Context) error {
 		return err
 	}
 	defer body.Close()
+	r.savedAt = time.Now()
 	defer r.pending.Wait()
 	scanner := record.NewScanner(body)
 	for {

@@ -104,12 +104,22 @@ type Entry struct {
 	Broken   *Broken   `json:"broken,omitempty"`
 
 	Counts
-	Elements int    `json:"elements"` // array elements in the content
-	IDs      IDs    `json:"ids,omitzero"`
-	IDChunks int    `json:"idChunks,omitempty"` // documents of kind ids, when IDs does not hold them
-	DoneAt   Stamp  `json:"doneAt"`
-	ETag     string `json:"-"`
+	Elements int   `json:"elements"` // array elements in the content
+	IDs      IDs   `json:"ids,omitzero"`
+	IDChunks int   `json:"idChunks,omitempty"` // documents of kind ids, when IDs does not hold them
+	DoneAt   Stamp `json:"doneAt"`
+
+	etag string
+	base work // as it was read or last saved
 }
+
+// work is the part of an entry that only a collector changes.
+type work struct {
+	state             string
+	attempts, confirm int
+}
+
+func (e *Entry) work() work { return work{e.State, e.Attempts, e.Progress.Done()} }
 
 // NewEntry returns the entry for a content that was just found. now is the
 // service's clock.
@@ -257,7 +267,7 @@ func (l *Ledger) Listed(ctx context.Context, pk string, ids []string, now time.T
 					e.State, e.Open, e.Due, e.Reason = Pending, 1, At(now), "listed again"
 				}
 				body, err := json.Marshal(&e)
-				ops = append(ops, cosmos.Replace(e.ID, body, e.ETag))
+				ops = append(ops, cosmos.Replace(e.ID, body, e.etag))
 				return err
 			})
 			if err != nil || len(ops) == 0 {
@@ -356,40 +366,41 @@ func decodeEntry(row []byte) (Entry, error) {
 	if err := json.Unmarshal(row, &e); err != nil {
 		return Entry{}, fmt.Errorf("reading an entry: %w", err)
 	}
-	e.Entry.ETag = e.ETag
+	e.etag, e.base = e.ETag, e.work()
 	return e.Entry, nil
 }
 
-// Save writes the entry back if nobody else has since it was read, and updates
-// its ETag. If somebody has, the outcome that tells more stands: a content that
-// is stored stays stored whoever saw it last, and an entry that another process
-// has closed or moved on is left alone, with a Fault of kind cosmos.Changed.
+// Save writes the entry back if no other collector has worked on it since it was
+// read. A listing that confirmed it meanwhile does not count. If another has,
+// the outcome that tells more stands: a content that is stored stays stored
+// whoever saw it last, and in any other case the other's word is left alone and
+// Save returns a Fault of kind cosmos.Changed.
 func (l *Ledger) Save(ctx context.Context, e *Entry) error {
 	for try := 0; ; try++ {
 		body, err := json.Marshal(e)
 		if err != nil {
 			return fmt.Errorf("encoding an entry: %w", err)
 		}
-		etag, err := l.container.Replace(ctx, cosmos.KeyString(e.PK), e.ID, body, e.ETag)
+		etag, err := l.container.Replace(ctx, cosmos.KeyString(e.PK), e.ID, body, e.etag)
 		if err == nil {
-			e.ETag = etag
+			e.etag, e.base = etag, e.work()
 			return nil
 		}
 		if cosmos.KindOf(err) != cosmos.Changed || try == 5 {
 			return fmt.Errorf("saving an entry: %w", err)
 		}
-		// Our own write may have been the one, its answer lost.
 		now, readErr := l.Entry(ctx, e.PK, e.ID)
 		if readErr != nil {
 			return readErr
 		}
+		// Our own write may have been the one, its answer lost.
 		if same, err := json.Marshal(&now); err == nil && string(same) == string(body) {
-			e.ETag = now.ETag
+			e.etag, e.base = now.etag, now.base
 			return nil
 		}
-		if e.State != Stored || now.State == Stored {
+		if now.base != e.base && (e.State != Stored || now.State == Stored) {
 			return fmt.Errorf("saving an entry: %w", err)
 		}
-		e.ETag, e.Found = now.ETag, now.Found
+		e.etag, e.base, e.Found = now.etag, now.base, now.Found
 	}
 }

@@ -155,8 +155,8 @@ func TestEntryReadsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(first), string(second)); diff != "" || got.ETag != `"1"` {
-		t.Errorf("etag %q, entry (-written +read back):\n%s", got.ETag, diff)
+	if diff := cmp.Diff(string(first), string(second)); diff != "" || got.etag != `"1"` {
+		t.Errorf("etag %q, entry (-written +read back):\n%s", got.etag, diff)
 	}
 }
 

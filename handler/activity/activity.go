@@ -217,11 +217,14 @@ func (c *Client) Start(ctx context.Context, contentType string, w *Webhook) (Sub
 // empty one too. Bounds are cut to whole seconds, so windows that meet still
 // meet. Order means nothing, and a content may come twice.
 //
-// List returns nil only if the last page was reached and all its items were
-// good. Items that cannot be used are left out; after the last page they make
-// a Fault of Kind Untrusted that names them, and the window does not count as
-// listed. Other Kinds to expect: NotSubscribed, BadRequest for the window,
-// BadPage. An error of each ends the listing and is returned, wrapped.
+// No item is left out. One without a usable contentId has "item:" and its
+// SHA-256 for one, one without a time the day of from; what its contentUri is
+// worth Open tells.
+//
+// List returns nil only if the last page was reached. Kinds to expect besides
+// the general ones: NotSubscribed, BadRequest for the window, BadPage, and
+// Untrusted for a next page that leads elsewhere. An error of each ends the
+// listing and is returned, wrapped.
 func (c *Client) List(ctx context.Context, contentType string, from, to time.Time, each func([]Content) error) error {
 	const op = "list content"
 	from, to = from.UTC().Truncate(time.Second), to.UTC().Truncate(time.Second)
@@ -231,52 +234,45 @@ func (c *Client) List(ctx context.Context, contentType string, from, to time.Tim
 	next := c.feed("subscriptions/content", "contentType="+url.QueryEscape(contentType),
 		"startTime="+url.QueryEscape(from.Format(windowTime)), "endTime="+url.QueryEscape(to.Format(windowTime)))
 	seen := make(map[[sha256.Size]byte]bool)
-	var bad page // its contents stay empty
 	for {
 		sum := sha256.Sum256([]byte(next))
 		if seen[sum] || len(seen) == maxPages {
 			return &Fault{Op: op, Kind: BadPage, Err: fmt.Errorf("the listing does not end: page %d repeats an earlier one, or there are more than %d", len(seen)+1, maxPages)}
 		}
 		seen[sum] = true
-		got, following, err := c.page(ctx, next, contentType)
+		got, following, err := c.page(ctx, next, contentType, from)
 		if err != nil {
 			return err
 		}
-		if err := each(got.contents); err != nil {
+		if err := each(got); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}
-		bad.badCount += got.badCount
-		bad.bad = append(bad.bad, got.bad[:min(len(got.bad), maxNamed-len(bad.bad))]...)
 		if next = following; next == "" {
-			break
+			return nil
 		}
 		if err := c.checkNextPage(next, contentType); err != nil {
 			return err
 		}
 		next = c.withPublisher(next)
 	}
-	if bad.badCount > 0 {
-		return untrusted(op, fmt.Errorf("%d items cannot be used: %s", bad.badCount, strings.Join(bad.bad, "; ")))
-	}
-	return nil
 }
 
 // page gets one page of a listing and, as received, the URL of the next, ""
 // after the last.
-func (c *Client) page(ctx context.Context, uri, contentType string) (got page, next string, err error) {
+func (c *Client) page(ctx context.Context, uri, contentType string, from time.Time) (got []Content, next string, err error) {
 	r := request{op: "list content", method: http.MethodGet, url: uri, retries: maxRetries}
 	resp, body, err := c.array(ctx, r)
 	if err != nil {
-		return got, "", err
+		return nil, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	limited := &io.LimitedReader{R: body, N: maxPage}
-	err = elements(limited, func(element json.RawMessage) { got.add(element, contentType, c.CheckContentURI) })
+	err = elements(limited, func(element json.RawMessage) { got = append(got, parseContent(element, contentType, from)) })
 	switch {
 	case err != nil && limited.N <= 0:
-		return got, "", &Fault{Op: r.op, Kind: BadPage, Status: resp.StatusCode, Err: fmt.Errorf("a page is larger than %d bytes", maxPage), Remedy: "make CATCH_UP_WINDOW smaller"}
+		return nil, "", &Fault{Op: r.op, Kind: BadPage, Status: resp.StatusCode, Err: fmt.Errorf("a page is larger than %d bytes", maxPage), Remedy: "make CATCH_UP_WINDOW smaller"}
 	case err != nil:
-		return got, "", unreadable(ctx, r.op, resp, err)
+		return nil, "", unreadable(ctx, r.op, resp, err)
 	}
 	// Documentation has both names.
 	if next = resp.Header.Get("NextPageUri"); next == "" {

@@ -285,29 +285,50 @@ func TestListRefusesForeignNextPage(t *testing.T) {
 	}
 }
 
-func TestListKeepsNeighboursOfBadItems(t *testing.T) {
-	bad := map[string]string{
-		"no contentId":         strings.Replace(item(7), "contentId", "contentIdx", 1),
-		"no contentUri":        strings.Replace(item(7), "contentUri", "contentUrix", 1),
-		"contentCreated":       strings.Replace(item(7), "2026-03-11T09:45:02.417Z", "yesterday", 1),
-		"year":                 strings.Replace(item(7), "2026-03-11T09:45:02.417Z", "0001-01-01T00:00:00", 1),
-		"host is":              strings.Replace(item(7), "api.harbor.example", "evil.example", 1),
-		"another contentType":  strings.Replace(item(7), "Audit.General\"", "Audit.Exchange\"", 1),
-		"not an object":        `"text"`,
-		"not an object (list)": `[1]`,
+// An item that cannot be fetched is listed all the same, under a name, and Open
+// refuses it.
+func TestListLeavesNoItemOut(t *testing.T) {
+	day := windowFrom.Truncate(24 * time.Hour)
+	tests := map[string]struct {
+		element string
+		named   bool // by its own contentId
+		dated   bool
+		opens   bool
+	}{
+		"good":                {item(7), true, true, true},
+		"no contentId":        {strings.Replace(item(7), "contentId", "contentIdx", 1), false, true, true},
+		"contentId of 3 KB":   {strings.Replace(item(7), `"contentId":"`, `"contentId":"`+strings.Repeat("x", 3000), 1), false, true, true},
+		"no contentUri":       {strings.Replace(item(7), "contentUri", "contentUrix", 1), true, true, false},
+		"contentCreated":      {strings.Replace(item(7), "2026-03-11T09:45:02.417Z", "yesterday", 1), true, false, true},
+		"year":                {strings.Replace(item(7), "2026-03-11T09:45:02.417Z", "0001-01-01T00:00:00", 1), true, false, true},
+		"other host":          {strings.Replace(item(7), "api.harbor.example", "evil.example", 1), true, true, false},
+		"other contentType":   {strings.Replace(item(7), "Audit.General\"", "Audit.Exchange\"", 1), true, true, true},
+		"not an object":       {`"text"`, false, false, false},
+		"a list":              {`[1]`, false, false, false},
+		"members not strings": {`{"contentId":7,"contentUri":[],"contentCreated":{}}`, false, false, false},
 	}
-	for name, element := range bad {
+	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			c := newTestClient(t, inTurn(
-				always(200, "["+item(1)+","+element+","+item(2)+"]", "NextPageUri: "+testFeed+"subscriptions/content?nextPage=2"),
+				always(200, "["+item(1)+","+tt.element+","+item(2)+"]", "NextPageUri: "+testFeed+"subscriptions/content?nextPage=2"),
 				always(200, items(3, 5))))
-			got, err := listAll(t, c)
-			f := wantKind(t, err, Untrusted)
-			if len(got) != 4 {
-				t.Errorf("got %d contents, want the 4 good ones", len(got))
+			var got []Content
+			err := c.List(t.Context(), general, windowFrom, windowTo, func(page []Content) error {
+				got = append(got, page...)
+				return nil
+			})
+			if err != nil || len(got) != 5 {
+				t.Fatalf("%d contents, want 5; error %v", len(got), err)
 			}
-			if strings.Contains(element, "contentId\"") && !strings.Contains(f.Error(), "2026031109") {
-				t.Errorf("error does not name the contentId: %v", f)
+			odd := got[1]
+			if named := strings.HasPrefix(odd.ContentID, "2026031109"); named != tt.named || !named && len(odd.ContentID) != len("item:")+64 {
+				t.Errorf("contentId %q", odd.ContentID)
+			}
+			if dated := !odd.Created.Equal(day); dated != tt.dated || odd.Expires.Before(odd.Created) {
+				t.Errorf("created %v, expires %v", odd.Created, odd.Expires)
+			}
+			if opens := c.CheckContentURI(odd.ContentURI) == nil; opens != tt.opens {
+				t.Errorf("contentUri %q can be opened: %v", odd.ContentURI, opens)
 			}
 		})
 	}
@@ -761,8 +782,8 @@ func FuzzListPage(f *testing.F) {
 		defer cancel()
 		err := c.List(ctx, general, windowFrom, windowTo, func(page []Content) error {
 			for _, content := range page {
-				if content.ContentID == "" || content.Created.IsZero() || content.Expires.IsZero() || content.ContentType != general || c.CheckContentURI(content.ContentURI) != nil {
-					t.Errorf("unusable content passed: %+v", content)
+				if content.ContentID == "" || content.Created.IsZero() || content.Expires.IsZero() || content.ContentType != general || len(content.ContentID)+len(content.ContentURI) > 5000 {
+					t.Errorf("content without account passed: %+v", content)
 				}
 			}
 			return nil

@@ -3,12 +3,12 @@ package activity
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"time"
 )
 
@@ -23,8 +23,12 @@ const (
 	retention = 7 * 24 * time.Hour
 	// maxDrain bounds what is read after the end of an array.
 	maxDrain = 4 << 10
-	// maxNamed bounds how many refused items an error names.
-	maxNamed = 5
+	// maxName bounds a contentId and a contentUri. Those seen have some 150 and
+	// 250 bytes.
+	maxName = 2048
+	// unnamed begins the ContentID of an item that has no usable contentId; the
+	// item's SHA-256 follows.
+	unnamed = "item:"
 )
 
 // Content is a pointer to one body of records, as a listing gives it.
@@ -152,62 +156,36 @@ func elements(r io.Reader, each func(json.RawMessage)) error {
 	return err
 }
 
-// page is one page of a listing, decoded.
-type page struct {
-	contents []Content
-	bad      []string // why items were left out, each naming its contentId; at most maxNamed
-	badCount int
-}
-
-// add decodes one item of a listing. An item that cannot be used goes to bad,
-// so that its neighbours do not suffer.
-func (p *page) add(element json.RawMessage, contentType string, checkURI func(string) error) {
+// parseContent decodes one item of a listing. It never fails: an item that names its
+// content badly, or not at all, becomes a Content that cannot be opened, so that
+// whoever keeps account of contents can name it.
+func parseContent(element json.RawMessage, contentType string, from time.Time) Content {
 	var w struct {
-		ContentType text `json:"contentType"`
-		ContentID   text `json:"contentId"`
-		ContentURI  text `json:"contentUri"`
-		Created     text `json:"contentCreated"`
-		Expires     text `json:"contentExpiration"`
+		ContentID  text `json:"contentId"`
+		ContentURI text `json:"contentUri"`
+		Created    text `json:"contentCreated"`
+		Expires    text `json:"contentExpiration"`
 	}
-	reject := func(why string) {
-		p.badCount++
-		if len(p.bad) < maxNamed {
-			id := clean(string(w.ContentID))
-			if id == "" {
-				id = "(none)"
-			}
-			p.bad = append(p.bad, "contentId "+id+": "+why)
-		}
-	}
-	if err := json.Unmarshal(element, &w); err != nil {
-		reject("not an object")
-		return
-	}
-	created, ok := parseTime(string(w.Created))
-	switch {
-	case w.ContentID == "":
-		reject("no contentId")
-		return
-	case w.ContentURI == "":
-		reject("no contentUri")
-		return
-	case !ok:
-		reject("contentCreated missing or unreadable")
-		return
-	case w.ContentType != "" && !strings.EqualFold(string(w.ContentType), contentType):
-		reject("of another contentType: " + clean(string(w.ContentType)))
-		return
-	}
-	if err := checkURI(string(w.ContentURI)); err != nil {
-		reject(errors.Unwrap(err).Error())
-		return
-	}
-	expires, ok := parseTime(string(w.Expires))
-	if !ok {
-		expires = created.Add(retention)
+	if err := json.Unmarshal(element, &w); err != nil { // not an object
+		w.ContentID = ""
 	}
 	// contentType as it was asked for, so that a content has one spelling.
-	p.contents = append(p.contents, Content{contentType, string(w.ContentID), string(w.ContentURI), created, expires})
+	c := Content{ContentType: contentType, ContentID: string(w.ContentID), ContentURI: string(w.ContentURI)}
+	if c.ContentID == "" || len(c.ContentID) > maxName {
+		c.ContentID = fmt.Sprintf("%s%x", unnamed, sha256.Sum256(element))
+	}
+	if len(c.ContentURI) > maxName {
+		c.ContentURI = ""
+	}
+	var ok bool
+	if c.Created, ok = parseTime(string(w.Created)); !ok {
+		// The same at each listing, as far as that is possible.
+		c.Created = from.Truncate(24 * time.Hour)
+	}
+	if c.Expires, ok = parseTime(string(w.Expires)); !ok {
+		c.Expires = c.Created.Add(retention)
+	}
+	return c
 }
 
 // parseSubscription decodes one subscription. Only one without a contentType

@@ -116,11 +116,12 @@ func (c *Collector) tell(log *slog.Logger, t *Tally, e *ledger.Entry, r *reading
 	}
 }
 
-// refuses reports whether the service itself says that the content cannot be
-// had. A network fault says nothing of the kind.
+// refuses reports whether the content cannot be had: the service itself says so,
+// or its contentUri is none that we follow. A network fault says nothing of the
+// kind.
 func refuses(err error) bool {
 	if f, ok := errors.AsType[*activity.Fault](err); ok {
-		return f.Kind == activity.Gone || f.Kind == activity.BadRequest
+		return f.Kind == activity.Gone || f.Kind == activity.BadRequest || f.Kind == activity.Untrusted
 	}
 	return false
 }

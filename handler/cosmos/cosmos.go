@@ -54,7 +54,6 @@ type DB struct {
 
 	mu     sync.Mutex
 	client *azcosmos.Client
-	proven bool // the client has reached the account at least once
 }
 
 // Usage counts what a DB has used since it was opened.
@@ -141,18 +140,16 @@ func (db *DB) current() *azcosmos.Client {
 	return db.client
 }
 
-// report tells the outcome of a call with client. azcosmos keeps the error of a
-// failed first account read for five minutes without asking again, so a client
-// that has never reached the account is replaced after each failure.
-func (db *DB) report(client *azcosmos.Client, reached bool) {
+// renew replaces client after a failure if nothing but the account document was
+// ever asked for: azcosmos keeps the error of a failed first account read for
+// five minutes without asking again. Once it has read it, it goes on by itself.
+func (db *DB) renew(client *azcosmos.Client) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if client != db.client || db.proven {
+	if client != db.client || db.meter.contact.Load() {
 		return
 	}
-	if reached {
-		db.proven = true
-	} else if fresh, err := db.newClient(); err == nil {
+	if fresh, err := db.newClient(); err == nil {
 		db.client.Close()
 		db.client = fresh
 	}
@@ -193,6 +190,7 @@ func (db *DB) CreateContainer(ctx context.Context, properties azcosmos.Container
 // keeps the offset of the account's clock. It is a policy of the SDK's pipeline,
 // because an SDK error carries neither charge nor date in a usable form.
 type meter struct {
+	contact   atomic.Bool // something but the account document was answered
 	requests  atomic.Int64
 	throttled atomic.Int64
 	millis    atomic.Int64 // request units x 1000
@@ -216,6 +214,9 @@ func (m *meter) Do(req *policy.Request) (*http.Response, error) {
 		return resp, err
 	}
 	m.requests.Add(1)
+	if path := req.Raw().URL.Path; path != "" && path != "/" {
+		m.contact.Store(true)
+	}
 	if resp.StatusCode == http.StatusTooManyRequests {
 		m.throttled.Add(1)
 	}

@@ -118,10 +118,10 @@ func (db *DB) do(ctx context.Context, op string, call func(context.Context, *azc
 		err := call(try, client)
 		cancel()
 		fault, hint := classify(op, err)
-		db.report(client, fault == nil || fault.Status != 0 && fault.Status < 500 && fault.Kind != Denied && fault.Kind != Throttled)
 		if fault == nil {
 			return nil
 		}
+		db.renew(client)
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", op, errors.Join(context.Cause(ctx), fault))
 		}

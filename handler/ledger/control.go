@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,10 +80,15 @@ func (l *Ledger) Head(ctx context.Context, contentType string) (Head, error) {
 // it back; if another instance wrote in between, it does so again. An error of
 // change ends it, nothing is written, and the error is returned as it is.
 func (l *Ledger) UpdateHead(ctx context.Context, contentType string, change func(*Head) error) (Head, error) {
+	var sent []byte
 	for try := 0; ; try++ {
 		h, err := l.Head(ctx, contentType)
 		if err != nil {
 			return Head{}, err
+		}
+		// Our own write may have been the one before, its answer lost.
+		if now, err := json.Marshal(&h); err == nil && sent != nil && bytes.Equal(now, sent) {
+			return h, nil
 		}
 		if err := change(&h); err != nil {
 			return h, err
@@ -102,6 +108,7 @@ func (l *Ledger) UpdateHead(ctx context.Context, contentType string, change func
 		if kind := cosmos.KindOf(err); (kind != cosmos.Changed && kind != cosmos.Exists) || try == 9 {
 			return Head{}, fmt.Errorf("saving the head of %s: %w", contentType, err)
 		}
+		sent = body
 	}
 }
 
@@ -143,24 +150,15 @@ type Lease struct {
 // returns a [*HeldError].
 func (l *Ledger) Acquire(ctx context.Context, owner string) (*Lease, error) {
 	lease := &Lease{ledger: l, owner: owner}
-	row, err := l.container.Read(ctx, cosmos.KeyString(control), hash("lease"))
+	held, err := l.lease(ctx)
 	if cosmos.KindOf(err) == cosmos.NotFound {
-		if err := l.container.Create(ctx, cosmos.KeyString(control), lease.body(LeaseTime)); cosmos.KindOf(err) == cosmos.Exists {
-			return nil, &HeldError{Owner: "unknown", Expires: l.db.Now().Add(LeaseTime)}
-		} else if err != nil {
-			return nil, fmt.Errorf("taking the lease: %w", err)
+		err = l.container.Create(ctx, cosmos.KeyString(control), lease.body(LeaseTime))
+		if err == nil || cosmos.KindOf(err) == cosmos.Exists { // by another, or by a try whose answer was lost
+			held, err = l.lease(ctx)
 		}
-		row, err = l.container.Read(ctx, cosmos.KeyString(control), hash("lease"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("taking the lease: %w", err)
-	}
-	var held struct {
-		leaseDocument
-		ETag string `json:"_etag"`
-	}
-	if err := json.Unmarshal(row, &held); err != nil {
-		return nil, fmt.Errorf("reading the lease: %w", err)
 	}
 	if held.Owner != owner && l.db.Now().Before(held.Expires.Time) {
 		return nil, &HeldError{Owner: held.Owner, Expires: held.Expires.Time}
@@ -174,6 +172,23 @@ func (l *Ledger) Acquire(ctx context.Context, owner string) (*Lease, error) {
 	return lease, nil
 }
 
+// heldLease is the lease as it stands.
+type heldLease struct {
+	leaseDocument
+	ETag string `json:"_etag"`
+}
+
+func (l *Ledger) lease(ctx context.Context) (held heldLease, err error) {
+	row, err := l.container.Read(ctx, cosmos.KeyString(control), hash("lease"))
+	if err != nil {
+		return held, err
+	}
+	if err := json.Unmarshal(row, &held); err != nil {
+		return held, fmt.Errorf("reading the lease: %w", err)
+	}
+	return held, nil
+}
+
 // Renew extends the lease by LeaseTime, or returns ErrLeaseLost.
 func (l *Lease) Renew(ctx context.Context) error { return l.write(ctx, LeaseTime) }
 
@@ -181,15 +196,25 @@ func (l *Lease) Renew(ctx context.Context) error { return l.write(ctx, LeaseTime
 func (l *Lease) Release(ctx context.Context) error { return l.write(ctx, 0) }
 
 func (l *Lease) write(ctx context.Context, d time.Duration) error {
-	etag, err := l.ledger.container.Replace(ctx, cosmos.KeyString(control), hash("lease"), l.body(d), l.etag)
-	switch cosmos.KindOf(err) {
-	case cosmos.None:
-		l.etag = etag
-		return nil
-	case cosmos.Changed:
-		return ErrLeaseLost
+	for try := 0; ; try++ {
+		etag, err := l.ledger.container.Replace(ctx, cosmos.KeyString(control), hash("lease"), l.body(d), l.etag)
+		if err == nil {
+			l.etag = etag
+			return nil
+		}
+		if cosmos.KindOf(err) != cosmos.Changed {
+			return fmt.Errorf("writing the lease: %w", err)
+		}
+		// It may have been ourselves, the answer lost.
+		held, err := l.ledger.lease(ctx)
+		if err != nil {
+			return fmt.Errorf("writing the lease: %w", err)
+		}
+		if held.Owner != l.owner || try == 5 {
+			return ErrLeaseLost
+		}
+		l.etag = held.ETag
 	}
-	return fmt.Errorf("writing the lease: %w", err)
 }
 
 func (l *Lease) body(d time.Duration) []byte {

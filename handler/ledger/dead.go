@@ -40,9 +40,9 @@ type deadDocument struct {
 	Reason      string `json:"reason"`
 	Chunk       int    `json:"chunk"`
 	Last        bool   `json:"last"`
-	Data        []byte `json:"data"`             // base64: the text may be no valid JSON string
-	Bytes       int64  `json:"bytes,omitempty"`  // of the whole letter, in the last chunk
-	SHA256      string `json:"sha256,omitempty"` // of the whole letter, in the last chunk
+	Data        []byte `json:"data"`   // base64: the text may be no valid JSON string
+	Bytes       int64  `json:"bytes"`  // of the letter up to the end of this chunk
+	SHA256      string `json:"sha256"` // of the same bytes: in the last chunk, of the whole letter
 }
 
 // Bury stores a dead letter of e: all of r, in as many documents as it takes. A
@@ -70,11 +70,10 @@ func (l *Ledger) Bury(ctx context.Context, e *Entry, d Dead, r io.Reader) error 
 		}
 		sum.Write(buf[:n])
 		total += int64(n)
-		doc.ID = hash("dead", e.ID, fmt.Sprint(d.Element), fmt.Sprint(doc.Chunk))
-		doc.Data = buf[:n]
-		if doc.Last {
-			doc.Bytes, doc.SHA256 = total, hex.EncodeToString(sum.Sum(nil))
-		}
+		doc.Data, doc.Bytes, doc.SHA256 = buf[:n], total, hex.EncodeToString(sum.Sum(nil))
+		// The bytes are part of the identity: a try that was cut short may have
+		// left chunks of a letter that reads differently now.
+		doc.ID = hash("dead", e.ID, fmt.Sprint(d.Element), fmt.Sprint(doc.Chunk), doc.SHA256)
 		body, err := json.Marshal(&doc)
 		if err != nil {
 			return fmt.Errorf("encoding a dead letter: %w", err)

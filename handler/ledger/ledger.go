@@ -13,7 +13,7 @@
 //	kind   pk                         id (hex SHA-256 of)
 //	entry  <contentType>|<day>        contentType, contentId
 //	ids    <contentType>|<day>        entry id, number     record ids of a large content
-//	dead   dead|<contentType>|<day>   entry id, element, chunk
+//	dead   dead|<contentType>|<day>   entry id, element, chunk, bytes so far
 //	head   control                    "head", contentType
 //	lease  control                    "lease"
 //
@@ -178,6 +178,12 @@ func (l *Ledger) create(ctx context.Context, pk string, docs []document) (create
 			if stale++; stale > 5 {
 				return created, &cosmos.Fault{Op: "record in the ledger", Err: errors.New("documents are refused as existing but cannot be read")}
 			}
+			wait := time.NewTimer(time.Duration(stale) * 200 * time.Millisecond)
+			select {
+			case <-wait.C:
+			case <-ctx.Done():
+			}
+			wait.Stop()
 		}
 		left = append(retry, rest...)
 	}

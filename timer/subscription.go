@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"activityarchive/handler/activity"
+	"activityarchive/handler/collect"
 	"activityarchive/handler/ledger"
 )
 
@@ -43,7 +44,7 @@ var errTooSoon = errors.New("the service asks for 15 minutes between start calls
 func (t *tick) subscriptions(ctx context.Context) error {
 	list, err := t.API.Subscriptions(ctx)
 	if err != nil {
-		if denied(err) {
+		if collect.Ends(err) {
 			return err
 		}
 		t.problem(fmt.Sprintf("subscriptions not checked: %v", err))
@@ -64,7 +65,7 @@ func (t *tick) subscriptions(ctx context.Context) error {
 		case err == nil:
 			t.started = true
 			t.log.Info("subscription started", "contentType", contentType, "because", reason)
-		case denied(err):
+		case collect.Ends(err):
 			return err
 		default:
 			t.problem(fmt.Sprintf("subscription %s (%s): %v", contentType, reason, err))

@@ -126,7 +126,7 @@ func (t *tick) collect(ctx context.Context, lease *ledger.Lease) error {
 	}()
 
 	listErr := t.catchUp(ctx)
-	if listErr != nil && denied(listErr) {
+	if listErr != nil && collect.Ends(listErr) {
 		return listErr
 	}
 	// Open entries are worked on whatever the listing did: they may be about to
@@ -176,7 +176,7 @@ func (t *tick) catchUp(ctx context.Context) error {
 	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
 	for _, err := range failed {
 		t.problem(err.Error())
-		if denied(err) {
+		if collect.Ends(err) {
 			return err
 		}
 	}
@@ -185,18 +185,6 @@ func (t *tick) catchUp(ctx context.Context) error {
 		return nil
 	}
 	return failed[0]
-}
-
-// denied reports whether a failure ends the tick: sign-in, permission, or a
-// container that is missing.
-func denied(err error) bool {
-	if f, ok := errors.AsType[*activity.Fault](err); ok {
-		return f.Kind == activity.Denied
-	}
-	if f, ok := errors.AsType[*cosmos.Fault](err); ok {
-		return f.Kind == cosmos.Denied || f.Kind == cosmos.Missing
-	}
-	return false
 }
 
 func (t *tick) problem(text string) {

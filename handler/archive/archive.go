@@ -52,16 +52,7 @@ func (a *Archive) Prepare(ctx context.Context) error {
 	if a.paths != nil {
 		return nil
 	}
-	paths, err := a.container.Paths(ctx)
-	if cosmos.KindOf(err) == cosmos.Missing && a.db.KeyGiven() {
-		if err := a.db.CreateDatabase(ctx); err != nil {
-			return err
-		}
-		if err := a.db.CreateContainer(ctx, definition(a.container.ID())); err != nil {
-			return err
-		}
-		paths, err = a.container.Paths(ctx)
-	}
+	paths, err := a.db.Provide(ctx, definition(a.container.ID()))
 	if err != nil {
 		return err
 	}

@@ -262,7 +262,7 @@ func firstOf(errs []error) error {
 			continue
 		}
 		n++
-		if first == nil || ends(err) && !ends(first) {
+		if first == nil || Ends(err) && !Ends(first) {
 			first = err
 		}
 	}

@@ -101,9 +101,10 @@ func count(m *map[string]int, key string, n int) {
 	(*m)[key] += n
 }
 
-// ends reports whether a failure ends the whole run: nothing would go better
-// for the next content, and no entry must be marked because of it.
-func ends(err error) bool {
+// Ends reports whether a failure ends a whole run (sign-in, permission, a missing
+// container): nothing would go better for the next content, and no entry must be
+// marked because of it.
+func Ends(err error) bool {
 	if f, ok := errors.AsType[*activity.Fault](err); ok {
 		return f.Kind == activity.Denied
 	}

@@ -56,7 +56,7 @@ func (c *Collector) Content(ctx context.Context, w *archive.Writer, e *ledger.En
 	t.add(func(s *Sum) { s.Bytes += r.sum.bytes })
 	log := c.Logger.With("contentType", e.ContentType, "contentId", e.ContentID, "attempt", e.Attempts+1,
 		"elements", r.elements, "bytes", r.sum.bytes, "elapsedMs", time.Since(began).Milliseconds())
-	if err != nil && ends(err) {
+	if err != nil && Ends(err) {
 		log.Warn("content left open", "reason", err.Error())
 		return err
 	}

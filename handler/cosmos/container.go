@@ -34,12 +34,10 @@ type Param struct {
 	Value any
 }
 
-// Paths reads the container's partition key definition and returns its paths,
-// such as ["/UserId", "/archive/hour"]. A container or database that does not
-// exist is a Fault of kind Missing.
-func (c *Container) Paths(ctx context.Context) ([]string, error) {
-	var paths []string
-	err := c.do(ctx, "read container", "", func(ctx context.Context, container *azcosmos.ContainerClient) error {
+// Paths reads the container's partition key definition and returns its paths. A
+// container or database that does not exist is a Fault of kind Missing.
+func (c *Container) Paths(ctx context.Context) (paths []string, err error) {
+	err = c.do(ctx, "read container", "", func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		resp, err := container.Read(ctx, nil)
 		if err == nil {
 			paths = resp.ContainerProperties.PartitionKeyDefinition.Paths

@@ -77,10 +77,6 @@ func Open(config Config) (*DB, error) {
 	return db, nil
 }
 
-// KeyGiven reports whether the account key is used. Only then can databases and
-// containers be created: the service refuses that to an Entra token.
-func (db *DB) KeyGiven() bool { return db.config.Key != "" }
-
 // Usage returns the counts so far.
 func (db *DB) Usage() Usage { return db.meter.usage() }
 
@@ -158,21 +154,25 @@ func (db *DB) renew(client *azcosmos.Client) {
 // Container returns the container with that id. Nothing is requested.
 func (db *DB) Container(id string) *Container { return &Container{db: db, id: id} }
 
-// CreateDatabase creates the database; one that exists is fine.
-func (db *DB) CreateDatabase(ctx context.Context) error {
-	err := db.do(ctx, "create database "+db.config.Database, func(ctx context.Context, client *azcosmos.Client) error {
+// Provide makes sure that a container is there and returns the paths of its
+// partition key, such as ["/UserId", "/archive/hour"]. Where the account key is
+// used it creates what is missing, as properties says; what is there stays as it
+// is. With an Entra token a missing database or container is a Fault of kind
+// Missing that says how to create it.
+func (db *DB) Provide(ctx context.Context, properties azcosmos.ContainerProperties) (paths []string, err error) {
+	container := db.Container(properties.ID)
+	paths, err = container.Paths(ctx)
+	if KindOf(err) != Missing || db.config.Key == "" {
+		return paths, err
+	}
+	err = db.do(ctx, "create database "+db.config.Database, func(ctx context.Context, client *azcosmos.Client) error {
 		_, err := client.CreateDatabase(ctx, azcosmos.DatabaseProperties{ID: db.config.Database}, nil)
 		return err
 	})
-	if KindOf(err) == Exists {
-		return nil
+	if err != nil && KindOf(err) != Exists {
+		return nil, err
 	}
-	return err
-}
-
-// CreateContainer creates a container; one that exists is fine and stays as it is.
-func (db *DB) CreateContainer(ctx context.Context, properties azcosmos.ContainerProperties) error {
-	err := db.do(ctx, "create container "+properties.ID, func(ctx context.Context, client *azcosmos.Client) error {
+	err = db.do(ctx, "create container "+properties.ID, func(ctx context.Context, client *azcosmos.Client) error {
 		database, err := client.NewDatabase(db.config.Database)
 		if err != nil {
 			return err
@@ -180,10 +180,10 @@ func (db *DB) CreateContainer(ctx context.Context, properties azcosmos.Container
 		_, err = database.CreateContainer(ctx, properties, nil)
 		return err
 	})
-	if KindOf(err) == Exists {
-		return nil
+	if err != nil && KindOf(err) != Exists {
+		return nil, err
 	}
-	return err
+	return container.Paths(ctx)
 }
 
 // meter sees every answer: it counts requests, throttling and request units and

@@ -61,16 +61,7 @@ func (l *Ledger) Prepare(ctx context.Context) error {
 	if l.ready {
 		return nil
 	}
-	paths, err := l.container.Paths(ctx)
-	if cosmos.KindOf(err) == cosmos.Missing && l.db.KeyGiven() {
-		if err := l.db.CreateDatabase(ctx); err != nil {
-			return err
-		}
-		if err := l.db.CreateContainer(ctx, definition(l.container.ID())); err != nil {
-			return err
-		}
-		paths, err = l.container.Paths(ctx)
-	}
+	paths, err := l.db.Provide(ctx, definition(l.container.ID()))
 	if err != nil {
 		return err
 	}

@@ -67,18 +67,20 @@ var a1 = cosmos.KeyString("a")
 func TestConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, a account, db *cosmos.DB) {
 		ctx, c := t.Context(), db.Container("Flat")
-		if !db.KeyGiven() || c.ID() != "Flat" {
-			t.Errorf("KeyGiven = %v, ID = %s", db.KeyGiven(), c.ID())
-		}
+		equal(t, "ID", c.ID(), "Flat")
 		paths, err := db.Container("Levels").Paths(ctx)
 		wantKind(t, "Paths", err, none)
 		equal(t, "paths", paths, []string{"/UserId", "/archive/hour"})
 		_, err = db.Container("None").Paths(ctx)
 		wantKind(t, "Paths of no container", err, cosmos.Missing)
-		wantKind(t, "CreateDatabase", db.CreateDatabase(ctx), none)
 		properties := azcosmos.ContainerProperties{ID: "New", PartitionKeyDefinition: azcosmos.PartitionKeyDefinition{Paths: []string{"/pk"}, Version: 2, Kind: azcosmos.PartitionKeyKindHash}}
-		wantKind(t, "CreateContainer", db.CreateContainer(ctx, properties), none)
-		wantKind(t, "CreateContainer again", db.CreateContainer(ctx, properties), none)
+		before := a.f.Count(cosmosfake.CreateContainer, "")
+		for range 2 {
+			paths, err = db.Provide(ctx, properties)
+			wantKind(t, "Provide", err, none)
+			equal(t, "paths", paths, []string{"/pk"})
+		}
+		equal(t, "containers created", a.f.Count(cosmosfake.CreateContainer, "")-before, 1)
 
 		doc := []byte(`{"id":"1","pk":"a","n":1}`)
 		wantKind(t, "Create", c.Create(ctx, a1, doc), none)
@@ -127,12 +129,13 @@ func TestSignature(t *testing.T) {
 		_, err := connect(t, a.f, "b3RoZXI=").Container("Flat").Paths(t.Context())
 		wantKind(t, "wrong key", err, cosmos.Denied)
 		db := connect(t, a.f, "")
-		if db.KeyGiven() {
-			t.Error("KeyGiven without a key")
-		}
 		_, err = db.Container("Flat").Paths(t.Context())
 		wantKind(t, "Entra token", err, none)
-		wantKind(t, "CreateDatabase with an Entra token", db.CreateDatabase(t.Context()), cosmos.Denied)
+		// With a token nothing is created, and the fault says how to.
+		before := a.f.Count(cosmosfake.CreateContainer, "")
+		_, err = db.Provide(t.Context(), azcosmos.ContainerProperties{ID: "New"})
+		wantKind(t, "Provide with an Entra token", err, cosmos.Missing)
+		equal(t, "containers asked for", a.f.Count(cosmosfake.CreateContainer, "")-before, 0)
 		a.f.Set(func(s *cosmosfake.Switches) { s.DateOffset = 16 * time.Minute })
 		_, err = connect(t, a.f, accountKey).Container("Flat").Paths(t.Context())
 		wantKind(t, "signature of a wrong clock", err, cosmos.Denied)

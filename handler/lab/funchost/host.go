@@ -13,8 +13,9 @@
 //     defaultExecutablePath, initializationTimeout and the two flags; a least
 //     functionTimeout; AzureFunctionsJobHost__ settings, local.settings.json and
 //     %NAME%; a new start when a file changes;
-//   - keys, disabled functions, every admin endpoint but the one that fires;
-//   - a lease on the timer, so one host runs an app; retry policies;
+//   - keys, so that everyone is admin; disabled functions; host-wide throttles;
+//     every admin endpoint but the one that fires a function;
+//   - a lease on the timer, so that one host alone may run an app; retry policies;
 //   - GET / after the first answer to it, and redirects, which the real host
 //     follows for envelopes and probes;
 //   - in envelopes: base64 of binary bodies, body members that are not text, in
@@ -162,7 +163,15 @@ func (h *Host) Start(ctx context.Context) error {
 		<-ctx.Done()
 		_ = h.finish(false)
 	})
-	h.tasks.Go(func() { h.accept(ctx) })
+	h.tasks.Go(func() {
+		for {
+			conn, err := h.ln.Accept()
+			if err != nil {
+				return // closed by finish
+			}
+			h.tasks.Go(func() { h.serve(ctx, conn) })
+		}
+	})
 	if h.failure != nil {
 		h.log.Error("A host error has occurred during startup operation", "error", h.failure)
 		close(h.worker.over)
@@ -187,16 +196,6 @@ func (h *Host) Start(ctx context.Context) error {
 		}
 	})
 	return nil
-}
-
-func (h *Host) accept(ctx context.Context) {
-	for {
-		conn, err := h.ln.Accept()
-		if err != nil {
-			return // closed by finish
-		}
-		h.tasks.Go(func() { h.serve(ctx, conn) })
-	}
 }
 
 // fail ends the host as its own process's end would: the handler is killed.

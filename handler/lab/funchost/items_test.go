@@ -804,6 +804,24 @@ func TestItem26Schedule(t *testing.T) {
 			t.Errorf("the next host has status %+v, want %+v", got, want)
 		}
 	})
+	t.Run("no overlap", func(t *testing.T) {
+		s := start(t, "obey", Config{ManualTimer: true, Env: []string{envOrder(timerVar, order{Hold: true})}})
+		first := make(chan struct{})
+		go func() {
+			defer close(first)
+			_, _ = s.FireScheduled(context.Background())
+		}()
+		s.await("holding")
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if r, err := s.FireScheduled(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("second run = %+v, %v", r, err)
+		}
+		if err := s.KillHandler(); err != nil {
+			t.Fatal(err)
+		}
+		<-first
+	})
 	t.Run("FireScheduled", func(t *testing.T) {
 		s := start(t, "obey", Config{ManualTimer: true, Env: []string{envOrder(timerVar, order{Status: 500, Body: "no"})}})
 		r, err := s.FireScheduled(t.Context())

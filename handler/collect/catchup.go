@@ -19,8 +19,10 @@ const (
 	reach = 7*24*time.Hour - 10*time.Minute
 
 	// sweepEvery is how often all seven days are listed again, for content that
-	// became visible long after its contentCreated.
-	sweepEvery = 24 * time.Hour
+	// becomes visible long after its contentCreated. Content is found if it is
+	// late by no more than reach less sweepEvery, so a whole day would be too
+	// long for content that is six days late.
+	sweepEvery = 12 * time.Hour
 
 	// spanWindows is how many windows in a row share one look into the ledger.
 	spanWindows = 4
@@ -36,7 +38,7 @@ const (
 type span struct{ from, to time.Time }
 
 // CatchUp lists what the service has for one content type, from the mark less
-// the overlap to now, and once a day all seven days. What is new goes into the
+// the overlap to now, and twice a day all seven days. What is new goes into the
 // ledger; only then the mark moves. It returns an error when something could
 // not be listed; what could be is in the ledger all the same.
 func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) error {
@@ -95,7 +97,7 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 }
 
 // sweep lists again everything from earliest to end when the last full listing
-// is a day old. A sweep that is cut short goes on where it was.
+// is half a day old. A sweep that is cut short goes on where it was.
 func (c *Collector) sweep(ctx context.Context, contentType string, earliest, end, now time.Time, t *Tally) error {
 	head, err := c.Ledger.Head(ctx, contentType)
 	if err != nil {

@@ -40,11 +40,12 @@ var errTooSoon = errors.New("the service asks for 15 minutes between start calls
 
 // subscriptions compares what the service has with what is wanted, and starts
 // what differs. It never stops anything. It returns an error only when the
-// service refuses this application altogether.
+// service refuses this application altogether, or Cosmos DB does; what concerns
+// one content type must not keep the others from being collected.
 func (t *tick) subscriptions(ctx context.Context) error {
 	list, err := t.API.Subscriptions(ctx)
 	if err != nil {
-		if collect.Ends(err) {
+		if activity.KindOf(err) == activity.Denied {
 			return err
 		}
 		t.problem(fmt.Sprintf("subscriptions not checked: %v", err))

@@ -126,7 +126,7 @@ func (t *tick) collect(ctx context.Context, lease *ledger.Lease) error {
 	}()
 
 	listErr := t.catchUp(ctx)
-	if listErr != nil && collect.Ends(listErr) {
+	if collect.Ends(listErr) {
 		return listErr
 	}
 	// Open entries are worked on whatever the listing did: they may be about to
@@ -134,24 +134,40 @@ func (t *tick) collect(ctx context.Context, lease *ledger.Lease) error {
 	if err := t.Collector.Work(ctx, &t.tally); err != nil {
 		return err
 	}
-	if errors.Is(context.Cause(ctx), ledger.ErrLeaseLost) {
-		return ledger.ErrLeaseLost
+	if cause := context.Cause(ctx); errors.Is(cause, ledger.ErrLeaseLost) || errors.Is(cause, errUnkept) {
+		return cause
+	}
+	if n := t.tally.Sum().Failed; n > 0 {
+		t.problem(fmt.Sprintf("contents left open: %d", n))
 	}
 	return listErr
 }
 
-// keep renews the lease until ctx ends, and ends the run when it is lost.
+// errUnkept says that the lease ran out because the ledger was out of reach.
+var errUnkept = errors.New("the collector's lease could not be renewed, so another instance may have it")
+
+// keep renews the lease until ctx ends. It ends the run when the lease is lost,
+// or could not be renewed for as long as it lasts: another instance may have it.
 func keep(ctx context.Context, lease *ledger.Lease, end context.CancelCauseFunc) {
 	ticker := time.NewTicker(ledger.LeaseTime / 3)
 	defer ticker.Stop()
-	for {
+	for renewed := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			// A failure to reach the ledger is left to the work itself to find.
-			if err := lease.Renew(ctx); errors.Is(err, ledger.ErrLeaseLost) {
-				end(err)
+			began := time.Now()
+			renew, cancel := context.WithTimeout(ctx, ledger.LeaseTime/3)
+			err := lease.Renew(renew)
+			cancel()
+			switch {
+			case err == nil:
+				renewed = began
+			case errors.Is(err, ledger.ErrLeaseLost):
+				end(ledger.ErrLeaseLost)
+				return
+			case time.Since(renewed) >= ledger.LeaseTime:
+				end(fmt.Errorf("%w: %w", errUnkept, err))
 				return
 			}
 		}
@@ -159,8 +175,8 @@ func keep(ctx context.Context, lease *ledger.Lease, end context.CancelCauseFunc)
 }
 
 // catchUp lists every content type. Half of the time is for listing, the rest
-// for what it brought. It returns an error when nothing could be listed, or
-// nothing will go better.
+// for what it brought. It returns an error when nothing could be listed, or when
+// Cosmos DB refuses us.
 func (t *tick) catchUp(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -175,10 +191,10 @@ func (t *tick) catchUp(ctx context.Context) error {
 	all.Wait()
 	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
 	for _, err := range failed {
-		t.problem(err.Error())
 		if collect.Ends(err) {
 			return err
 		}
+		t.problem(err.Error())
 	}
 	// A subscription that this tick has started may take a while to be listable.
 	if len(failed) < len(errs) || t.started && collect.NotSubscribed(failed[0]) {
@@ -205,7 +221,6 @@ func (t *tick) summary(ctx context.Context, outcome string, err error, elapsed t
 		"requestsPerMinute", int(apiNow.RequestsPerMinute),
 		"cosmosRequests", dbNow.Requests - db.Requests, "cosmosThrottled", dbNow.Throttled - db.Throttled,
 		"ru", int64(dbNow.RequestCharge - db.RequestCharge),
-		"open", sum.Open.Count,
 	}
 	if t.Webhook != nil {
 		fields = append(fields, "foundByPollingOnly", sum.New)
@@ -217,22 +232,12 @@ func (t *tick) summary(ctx context.Context, outcome string, err error, elapsed t
 		fields = append(fields, "openReasons", sum.Reasons)
 	}
 	level := slog.LevelInfo
-	if outcome != "standby" && outcome != "failed" {
-		if !sum.Open.Oldest.IsZero() {
-			fields = append(fields, "oldestOpenAgeSeconds", int64(now.Sub(sum.Open.Oldest).Seconds()))
-		}
-		if left, ok := t.timeToLoss(ctx, sum.Open.LeastLife, now); ok {
-			fields = append(fields, "timeToLossSeconds", int64(left.Seconds()))
-			if left < warnBefore {
-				level = slog.LevelWarn
-			}
-			if left < alarmBefore && sum.Open.Count > 0 || left < 0 {
-				level = slog.LevelError
-			}
-		}
+	if outcome == "partial" || sum.Counts.Dead > 0 {
+		level = slog.LevelWarn
 	}
-	if outcome == "partial" {
-		level = max(level, slog.LevelWarn)
+	if outcome != "standby" { // the instance that collects tells
+		more, worse := t.outlook(ctx, sum, elapsed, now)
+		fields, level = append(fields, more...), max(level, worse)
 	}
 	if len(t.problems) > 0 {
 		fields = append(fields, "problems", t.problems)
@@ -245,27 +250,52 @@ func (t *tick) summary(ctx context.Context, outcome string, err error, elapsed t
 	t.log.Log(context.WithoutCancel(ctx), level, "tick", fields...)
 }
 
-// timeToLoss is the time until the first content is lost if nothing changes: the
-// first open entry's life ends, or content that was never listed goes out of
-// reach.
-func (t *tick) timeToLoss(ctx context.Context, leastLife, now time.Time) (time.Duration, bool) {
-	var least time.Duration
-	ok := false
+// outlook says what is open and how long it has, as far as the ledger tells, and
+// how bad that is. It is wanted most when the tick has failed.
+func (t *tick) outlook(ctx context.Context, sum collect.Sum, elapsed time.Duration, now time.Time) (fields []any, level slog.Level) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing/3)
+	defer cancel()
+	level = slog.LevelInfo
+	open, known := sum.Open, sum.Looked
+	if !known {
+		var err error
+		open, err = t.Ledger.Open(ctx)
+		known = err == nil
+	}
+	least, ok := time.Duration(0), false // time to loss
 	consider := func(end time.Time) {
 		if left := end.Sub(now); !ok || left < least {
 			least, ok = left, true
 		}
 	}
-	if !leastLife.IsZero() {
-		consider(leastLife)
+	if known {
+		fields = append(fields, "open", open.Count)
+		if open.Count > 0 {
+			fields = append(fields, "oldestOpenAgeSeconds", int64(now.Sub(open.Oldest).Seconds()))
+			consider(open.LeastLife)
+		}
+		if open.Count > 0 && sum.Fetched > 0 {
+			// At this tick's pace; soonest expiry goes first, so this long must fit
+			// into the life of what is open.
+			drain := elapsed * time.Duration(open.Count) / time.Duration(sum.Fetched)
+			fields = append(fields, "drainSeconds", int64(drain.Seconds()))
+			consider(open.LeastLife.Add(-drain))
+		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing/3)
-	defer cancel()
 	for _, contentType := range t.ContentTypes {
 		head, err := t.Ledger.Head(ctx, contentType)
 		if err == nil && !head.ListedTo.IsZero() {
-			consider(head.ListedTo.Add(keptLife))
+			consider(head.ListedTo.Add(keptLife)) // what is not listed by then cannot be any more
 		}
 	}
-	return least, ok
+	if !ok {
+		return fields, level
+	}
+	switch {
+	case least < alarmBefore:
+		level = slog.LevelError
+	case least < warnBefore:
+		level = slog.LevelWarn
+	}
+	return append(fields, "timeToLossSeconds", int64(least.Seconds())), level
 }

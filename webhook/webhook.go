@@ -21,6 +21,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -67,13 +68,16 @@ type Handler struct {
 	authIDs [][sha256.Size]byte
 	queue   chan []ledger.Entry
 
-	refusal                    rate.Sometimes
-	refusedCalls, refusedItems atomic.Int64 // since the process began
+	calls, items               rate.Sometimes // how often refusals are logged
+	refusedCalls, refusedItems atomic.Int64   // since the process began
 }
 
 // New returns a Handler.
 func New(config Config) *Handler {
-	h := &Handler{config: config, queue: make(chan []ledger.Entry, queued), refusal: rate.Sometimes{Interval: refusalEvery}}
+	h := &Handler{
+		config: config, queue: make(chan []ledger.Entry, queued),
+		calls: rate.Sometimes{Interval: refusalEvery}, items: rate.Sometimes{Interval: refusalEvery},
+	}
 	for _, id := range config.AuthIDs {
 		h.authIDs = append(h.authIDs, sha256.Sum256([]byte(id)))
 	}
@@ -99,7 +103,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // refused logs that a call was refused, not each time: anyone can call.
 func (h *Handler) refused(ctx context.Context, status int, text string) {
 	calls := h.refusedCalls.Add(1)
-	h.refusal.Do(func() {
+	h.calls.Do(func() {
 		level := slog.LevelWarn
 		if status >= 500 {
 			level = slog.LevelError
@@ -203,7 +207,7 @@ func (h *Handler) notify(ctx context.Context, body []byte) (status int, text str
 			entries = append(entries, entry)
 		}
 	}
-	created := 0
+	var created []ledger.Entry
 	if len(entries) > 0 {
 		if err = h.config.Ledger.Prepare(ctx); err == nil {
 			created, err = h.config.Ledger.Record(ctx, entries)
@@ -213,18 +217,18 @@ func (h *Handler) notify(ctx context.Context, body []byte) (status int, text str
 			return http.StatusServiceUnavailable, "the ledger cannot be written"
 		}
 	}
-	log := h.config.Logger.With("items", len(items), "new", created, "known", len(entries)-created, "otherTypes", other, "refused", foreign)
+	log := h.config.Logger.With("items", len(items), "new", len(created), "known", len(entries)-len(created), "otherTypes", other, "refused", foreign)
 	if foreign > 0 {
 		sum := h.refusedItems.Add(int64(foreign))
-		h.refusal.Do(func() {
+		h.items.Do(func() {
 			log.Warn("notification with items that are not for us", "reason", why.Error(), "refusedSoFar", sum)
 		})
 	} else {
 		log.Debug("notification recorded")
 	}
-	if created > 0 {
+	if len(created) > 0 { // only what this call recorded: the rest is someone else's claim
 		select {
-		case h.queue <- entries:
+		case h.queue <- created:
 		default: // busy: a tick takes them
 		}
 	}
@@ -251,6 +255,9 @@ func (h *Handler) entry(raw json.RawMessage, appID string, now time.Time) (e led
 	if err := h.config.API.CheckContentURI(it.ContentURI); err != nil {
 		return e, false, fmt.Errorf("an item points elsewhere: %w", err)
 	}
+	if !names(it.ContentURI, it.ContentID) {
+		return e, false, errors.New("an item's contentUri is not that of its contentId")
+	}
 	for _, contentType := range h.config.ContentTypes {
 		if strings.EqualFold(contentType, it.ContentType) {
 			created, ok := moment(it.ContentCreated)
@@ -262,6 +269,18 @@ func (h *Handler) entry(raw json.RawMessage, appID string, now time.Time) (e led
 		}
 	}
 	return e, false, nil
+}
+
+// names reports whether uri ends in the content's id, as the service's do. A
+// notification's id has been seen with a suffix that its listing lacks.
+func names(uri, id string) bool {
+	const suffix = "$IsFromNotification"
+	u, err := url.Parse(uri)
+	if err != nil {
+		return false
+	}
+	last := u.Path[strings.LastIndexByte(u.Path, '/')+1:]
+	return strings.TrimSuffix(last, suffix) == strings.TrimSuffix(id, suffix)
 }
 
 // moment reads a time as the service writes it, with or without a zone.

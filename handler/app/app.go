@@ -55,14 +55,17 @@ type Options struct {
 // then answers every tick with a failure that names them. A missing or taken
 // port does.
 func Serve(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return host.WatchParent(ctx, os.Getppid) }) // first: it must know the host before that can be gone
 	port, _ := o.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT")
 	listener, err := host.Listen(ctx, port)
 	if err != nil {
+		cancel()
+		_ = g.Wait() // nothing but the end that was asked for
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return host.WatchParent(ctx, os.Getppid) })
-
 	s, problems := settings.Load(o.Getenv)
 	log := host.NewLogger(o.Stdout, o.Stderr, s.LogLevel)
 	timeout, err := host.TickTimeout(host.AppRoot(o.Getenv), o.Getenv)

@@ -255,9 +255,16 @@ func TestPrintSettings(t *testing.T) {
 	if strings.Contains(out.String(), "c3ludGhl") || strings.Contains(out.String(), "synthetic-client-secret") {
 		t.Error("a secret is printed")
 	}
-	delete(values, "AZURE_TENANT_ID")
-	err := PrintSettings(Options{Getenv: getenv(values), Stdout: io.Discard})
-	if problems, ok := errors.AsType[settings.Problems](err); !ok || len(problems) == 0 {
-		t.Errorf("error = %v, want the problems", err)
+	// A secret in the wrong place is not printed either, and a placeholder is none.
+	values["COSMOS_ENDPOINT"] = "AccountEndpoint=https://account.example/;AccountKey=c2VjcmV0"
+	values["WEBHOOK_ADDRESS"] = "https://collector.example/api/webhook?code=c2VjcmV0"
+	values["AZURE_TENANT_ID"] = "<GUID of the tenant>"
+	out.Reset()
+	err := PrintSettings(Options{Getenv: getenv(values), Stdout: &out})
+	if problems, ok := errors.AsType[settings.Problems](err); !ok || len(problems) != 3 {
+		t.Errorf("error = %v, want three problems", err)
+	}
+	if text := out.String() + err.Error(); strings.Contains(text, "c2VjcmV0") || strings.Contains(text, "<GUID") {
+		t.Errorf("printed:\n%s", text)
 	}
 }

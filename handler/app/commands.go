@@ -12,27 +12,42 @@ import (
 )
 
 // PrintSettings writes each setting, its value and where that comes from to
-// stdout, secrets left out, and returns what is wrong as [settings.Problems].
+// stdout, and returns what is wrong as [settings.Problems]. Secrets are left out,
+// and so is any value with a problem: it may be a secret in the wrong place.
 // Settings come from the environment and, where that lacks them, from
 // local.settings.json beside host.json.
 func PrintSettings(o Options) error {
-	local, err := localSettings(o)
-	if err != nil {
+	path := filepath.Join(host.AppRoot(o.Getenv), "local.settings.json")
+	local, err := host.ReadLocalSettings(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		fmt.Fprintf(o.Stdout, "There is no %s; settings come from the environment alone.\n\n", path)
+	case err != nil:
 		return err
+	default:
+		fmt.Fprintf(o.Stdout, "Settings come from the environment and from %s.\n\n", path)
 	}
 	get := settings.Lookup(o.Getenv, local)
+	loaded, problems := settings.Load(get)
+	wrong := map[string]bool{}
+	for _, p := range problems {
+		wrong[p.Setting] = true
+	}
 	table := tabwriter.NewWriter(o.Stdout, 0, 0, 2, ' ', 0)
 	for _, setting := range settings.All() {
-		value, from := "", "not set"
-		if v, ok := get(setting.Name); ok && v != "" {
-			value, from = v, "environment"
-			if e, ok := o.Getenv(setting.Name); !ok || e == "" {
-				from = "local.settings.json"
-			}
-		} else if setting.Default != "" {
-			value, from = setting.Default, "default"
+		value, given := settings.Given(get, setting.Name)
+		from := "local.settings.json"
+		if _, ok := settings.Given(o.Getenv, setting.Name); ok {
+			from = "environment"
 		}
-		if setting.Secret && value != "" {
+		switch {
+		case !given && setting.Default != "":
+			value, from = setting.Default, "default"
+		case !given:
+			from = "not set"
+		case wrong[setting.Name]:
+			value = "(not shown, see below)"
+		case setting.Secret:
 			value = "(secret)"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\n", setting.Name, value, from)
@@ -40,18 +55,8 @@ func PrintSettings(o Options) error {
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("print the settings: %w", err)
 	}
-	s, problems := settings.Load(get)
-	for _, note := range s.Notes {
+	for _, note := range loaded.Notes {
 		fmt.Fprintln(o.Stdout, "Note:", note)
 	}
 	return problems.Err()
-}
-
-// localSettings reads local.settings.json; without the file there are none.
-func localSettings(o Options) (map[string]string, error) {
-	local, err := host.ReadLocalSettings(filepath.Join(host.AppRoot(o.Getenv), "local.settings.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	return local, err
 }

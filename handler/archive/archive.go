@@ -14,7 +14,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
@@ -34,23 +34,27 @@ type Archive struct {
 	db        *cosmos.DB
 	container *cosmos.Container
 
-	mu    sync.Mutex
-	paths []string // the container's partition key, nil until Prepare
+	turn  chan struct{}            // held by the Prepare under way
+	paths atomic.Pointer[[]string] // the container's partition key, nil until Prepare has succeeded
 }
 
 // New returns the archive in the container with that id. Nothing is requested.
 func New(db *cosmos.DB, container string) *Archive {
-	return &Archive{db: db, container: db.Container(container)}
+	return &Archive{db: db, container: db.Container(container), turn: make(chan struct{}, 1)}
 }
 
 // Prepare reads the container's partition key definition, which decides where
 // documents go, and creates the container first where the account key allows
 // it. It asks once; later calls are free.
 func (a *Archive) Prepare(ctx context.Context) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.paths != nil {
+	if a.paths.Load() != nil {
 		return nil
+	}
+	select {
+	case a.turn <- struct{}{}:
+		defer func() { <-a.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("preparing the archive: %w", context.Cause(ctx))
 	}
 	paths, err := a.db.Provide(ctx, definition(a.container.ID()))
 	if err != nil {
@@ -61,7 +65,7 @@ func (a *Archive) Prepare(ctx context.Context) error {
 			"its partition key is %q, but the archive needs %s and %s (recommended) or %s alone; give COSMOS_CONTAINER the name of a container with such a key",
 			strings.Join(paths, ", "), userPath, hourPath, userPath)}
 	}
-	a.paths = paths
+	a.paths.Store(&paths)
 	return nil
 }
 
@@ -109,6 +113,8 @@ type Document struct {
 	raw     []byte
 	sent    int // bytes of body inside a batch
 	done    func(Outcome, string, error)
+
+	finished bool // done was called
 }
 
 // Raw returns the record's bytes as they stood in the content.
@@ -117,33 +123,48 @@ func (d *Document) Raw() []byte { return d.raw }
 // errKey says that the record's UserId cannot be a partition key.
 var errKey = errors.New("UserId is an object, an array, or longer than the 2,048 bytes that a partition key value may have")
 
+// key returns the partition key of r, in the form of the header.
+func (a *Archive) key(r *record.Record) (cosmos.Key, error) {
+	key := []byte{'['}
+	switch r.User.Kind {
+	case record.Absent: // no value at all, which is not the same as null
+		key = append(key, "{}"...)
+	case record.Null:
+		key = append(key, "null"...)
+	case record.Bool, record.Number:
+		key = append(key, r.User.Text...)
+	case record.String:
+		if len(r.User.Text) > cosmos.MaxKeyValue {
+			return "", errKey
+		}
+		key = cosmos.AppendKeyString(key, r.User.Text)
+	default:
+		return "", errKey
+	}
+	if len(*a.paths.Load()) == 2 {
+		key = cosmos.AppendKeyString(append(key, ','), r.Hour)
+	}
+	return cosmos.Key(append(key, ']')), nil
+}
+
 // Document builds the document of r, whose bytes were raw; both are copied. It
 // returns an error, the reason of a dead letter, when the record cannot have
 // one. Prepare must have succeeded before.
 func (a *Archive) Document(r *record.Record, raw []byte, meta record.Meta) (*Document, error) {
-	if len(r.User.Text) > cosmos.MaxKeyValue {
-		return nil, errKey
-	}
-	key, ok := r.User.AppendKey([]byte{'['})
-	if !ok {
-		return nil, errKey
-	}
-	a.mu.Lock()
-	levels := len(a.paths)
-	a.mu.Unlock()
-	if levels == 2 {
-		key = cosmos.AppendKeyString(append(key, ','), r.Hour)
+	key, err := a.key(r)
+	if err != nil {
+		return nil, err
 	}
 	d := &Document{
 		id: r.ID, sha256: fmt.Sprintf("%x", r.SHA256), content: meta.Content,
-		key: cosmos.Key(append(key, ']')),
+		key: key,
 		raw: slices.Clone(raw),
 	}
 	d.body = r.AppendDocument(make([]byte, 0, len(raw)+512), meta)
 	if len(d.body) > cosmos.MaxDocument {
 		return nil, fmt.Errorf("the document would have %d bytes, more than the 2 MB that Cosmos DB stores", len(d.body))
 	}
-	d.sent = cosmos.SentSize(d.body) + len(`{"operationType":"Create","resourceBody":},`)
+	d.sent = cosmos.Create(d.body).Size()
 	return d, nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -45,7 +47,8 @@ type Writer struct {
 	ticking sync.WaitGroup
 
 	mu     sync.Mutex
-	groups map[cosmos.Key]*group
+	groups map[cosmos.Key]*group   // being filled
+	flying map[cosmos.Key][]*group // full or sent, and not done
 }
 
 // group is a batch that is being filled.
@@ -54,6 +57,8 @@ type group struct {
 	ids   map[string]bool
 	bytes int
 	since time.Time
+	done  chan struct{} // closed when every document has its outcome
+	after []*group      // go first, because they hold one of the ids: which text stays must not depend on the network
 }
 
 // Writer returns a writer for one run. The caller closes it.
@@ -63,6 +68,7 @@ func (a *Archive) Writer(ctx context.Context) *Writer {
 		room:    semaphore.NewWeighted(held),
 		stop:    make(chan struct{}),
 		groups:  map[cosmos.Key]*group{},
+		flying:  map[cosmos.Key][]*group{},
 	}
 	w.flights.SetLimit(flights)
 	w.ticking.Go(func() { w.tick(ctx) })
@@ -113,8 +119,13 @@ func (w *Writer) Create(ctx context.Context, d *Document, done func(o Outcome, r
 		g = nil
 	}
 	if g == nil {
-		g = &group{ids: map[string]bool{}, since: time.Now()}
+		g = &group{ids: map[string]bool{}, since: time.Now(), done: make(chan struct{})}
 		w.groups[d.key] = g
+	}
+	for _, earlier := range w.flying[d.key] {
+		if earlier.ids[d.id] && !slices.Contains(g.after, earlier) {
+			g.after = append(g.after, earlier)
+		}
 	}
 	g.docs = append(g.docs, d)
 	g.ids[d.id] = true
@@ -132,11 +143,24 @@ func (w *Writer) Create(ctx context.Context, d *Document, done func(o Outcome, r
 // weight is what d counts against held.
 func (d *Document) weight() int64 { return int64(len(d.body) + len(d.raw)) }
 
-// take removes a group; w.mu is held.
+// take ends the filling of a group; w.mu is held.
 func (w *Writer) take(key cosmos.Key) *group {
 	g := w.groups[key]
 	delete(w.groups, key)
+	w.flying[key] = append(w.flying[key], g)
 	return g
+}
+
+// landed forgets a group whose documents have their outcomes.
+func (w *Writer) landed(g *group) {
+	key := g.docs[0].key
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flying[key] = slices.DeleteFunc(w.flying[key], func(f *group) bool { return f == g })
+	if len(w.flying[key]) == 0 {
+		delete(w.flying, key)
+	}
+	close(g.done)
 }
 
 // flush sends the groups that have waited for at least d.
@@ -155,9 +179,25 @@ func (w *Writer) flush(ctx context.Context, d time.Duration) {
 	}
 }
 
-// launch sends a group; it waits while too many are under way.
+// launch sends a group; it waits for those that must go first, and while too
+// many are under way.
 func (w *Writer) launch(ctx context.Context, g *group) {
+	for _, earlier := range g.after {
+		<-earlier.done // taken before, and it ends with ctx at the latest
+	}
+	g.after = nil
 	w.flights.Go(func() error {
+		defer w.landed(g)
+		defer func() {
+			if p := recover(); p != nil { // a fault of ours must cost no more than these documents
+				err := fmt.Errorf("creating records panicked: %v\n%s", p, debug.Stack())
+				for _, d := range g.docs {
+					if !d.finished {
+						w.finish(d, 0, "", err)
+					}
+				}
+			}
+		}()
 		w.send(ctx, g.docs)
 		return nil
 	})
@@ -165,6 +205,7 @@ func (w *Writer) launch(ctx context.Context, g *group) {
 
 // finish gives d its outcome and its bytes back.
 func (w *Writer) finish(d *Document, o Outcome, reason string, err error) {
+	d.finished = true
 	w.room.Release(d.weight())
 	d.done(o, reason, err)
 }
@@ -209,10 +250,10 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 	case err == nil:
 	case kind == cosmos.Exists && len(docs) == 1:
 		statuses = []int{http.StatusConflict}
-	case (kind == cosmos.Refused || kind == cosmos.TooLarge) && len(docs) == 1:
+	case (kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full) && len(docs) == 1:
 		w.finish(docs[0], Refused, "Cosmos DB refuses the document: "+kind.String(), nil)
 		return nil, nil
-	case kind == cosmos.Refused || kind == cosmos.TooLarge:
+	case kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full:
 		// The request as a whole: one of the documents is why. Halve until it is
 		// alone.
 		half := len(docs) / 2
@@ -223,7 +264,7 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 		return docs, err
 	}
 
-	var conflicts bool
+	var conflicts, full bool
 	for i, status := range statuses {
 		d := docs[i]
 		switch {
@@ -236,9 +277,20 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 			w.finish(d, Refused, fmt.Sprintf("Cosmos DB refuses the document with status %d", status), nil)
 		case status/100 == 2 || status == http.StatusFailedDependency:
 			left = append(left, d) // rolled back because of another
+		case status == http.StatusForbidden:
+			full = true
+			left = append(left, d)
 		default:
-			return append(left, docs[i:]...), &cosmos.Fault{Op: "create records", Kind: kindOfStatus(status), Status: status, Err: errors.New("an operation of the batch was refused")}
+			return append(left, docs[i:]...), &cosmos.Fault{Op: "create records", Status: status, Err: errors.New("an operation of the batch was refused")}
 		}
+	}
+	if full {
+		// The logical partition has reached its 20 GB. That stays so: its records
+		// are kept as dead letters, and the rest of the content goes on.
+		for _, d := range left {
+			w.finish(d, Refused, "Cosmos DB refuses the document: "+cosmos.Full.String(), nil)
+		}
+		return nil, nil
 	}
 	if !conflicts {
 		return left, nil
@@ -278,13 +330,6 @@ func (w *Writer) create(ctx context.Context, key cosmos.Key, docs []*Document) (
 		ops[i] = cosmos.Create(d.body)
 	}
 	return w.archive.container.Batch(ctx, key, ops)
-}
-
-func kindOfStatus(status int) cosmos.Kind {
-	if status == http.StatusForbidden {
-		return cosmos.Full // the only 403 that one operation of a batch can have
-	}
-	return cosmos.Transient
 }
 
 // present is what the archive holds under an id.

@@ -51,6 +51,12 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 
 	first := head.ListedTo.IsZero()
 	from := head.ListedTo.Add(-c.Overlap)
+	if latest := now.Add(-c.Overlap); from.After(latest) {
+		// The mark lies ahead: the service's clock was ahead when it was set.
+		c.Logger.Warn("the mark lies ahead of the service's clock and is set back", "contentType", contentType,
+			"mark", head.ListedTo.String(), "now", ledger.At(now).String())
+		from = latest
+	}
 	if first {
 		from = now.Add(-c.Start)
 	}
@@ -67,7 +73,7 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 	}
 	mark := func(to time.Time) error {
 		_, err := c.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
-			if h.ListedTo.Before(to) { // another instance may be ahead
+			if h.ListedTo.Before(to) || h.ListedTo.After(now) { // another instance may be ahead, but not of now
 				h.ListedTo = ledger.At(to)
 			}
 			if h.Began.IsZero() {
@@ -218,37 +224,42 @@ func (c *Collector) listSpan(ctx context.Context, contentType string, windows []
 func (c *Collector) record(ctx context.Context, page []activity.Content, known map[string]ledger.Known, t *Tally) error {
 	now := c.API.Now()
 	var fresh []ledger.Entry
-	seen := map[string][]string{} // partition to ids that a listing now confirms
+	seen := map[string][]ledger.Entry{} // by partition, what a listing now confirms
 	for _, content := range page {
-		id := ledger.EntryID(content.ContentType, content.ContentID)
-		k, ok := known[id]
+		e := ledger.NewEntry(content.ContentType, content.ContentID, content.ContentURI,
+			content.Created, content.Expires, ledger.ByListing, now)
+		k, ok := known[e.ID]
 		switch {
 		case !ok:
-			fresh = append(fresh, ledger.NewEntry(content.ContentType, content.ContentID, content.ContentURI,
-				content.Created, content.Expires, ledger.ByListing, now))
+			fresh = append(fresh, e)
+			known[e.ID] = ledger.Known{PK: e.PK, Confirmed: true}
 		case !k.Confirmed || k.Lost:
-			seen[k.PK] = append(seen[k.PK], id)
+			seen[k.PK] = append(seen[k.PK], e)
+			known[e.ID] = ledger.Known{PK: k.PK, Confirmed: true}
 		}
 	}
 	created, err := c.Ledger.Record(ctx, fresh)
 	t.add(func(s *Sum) {
 		s.Listed += len(page)
-		s.New += created
+		s.New += len(created)
 	})
 	if err != nil {
 		return err
 	}
-	for pk, ids := range seen {
-		if err := c.Ledger.Listed(ctx, pk, ids, now); err != nil {
-			return err
-		}
+	// What was there after all (its time lies outside the window, or a
+	// notification came first) is confirmed like the rest.
+	isNew := map[string]bool{}
+	for _, e := range created {
+		isNew[e.ID] = true
 	}
 	for _, e := range fresh {
-		known[e.ID] = ledger.Known{PK: e.PK, Confirmed: true}
+		if !isNew[e.ID] {
+			seen[e.PK] = append(seen[e.PK], e)
+		}
 	}
-	for pk, ids := range seen {
-		for _, id := range ids {
-			known[id] = ledger.Known{PK: pk, Confirmed: true}
+	for pk, entries := range seen {
+		if err := c.Ledger.Listed(ctx, pk, entries, now); err != nil {
+			return err
 		}
 	}
 	return nil

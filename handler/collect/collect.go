@@ -69,6 +69,7 @@ type Sum struct {
 	Bytes   int64          // of content read
 	Filter  map[string]int // records left out, by "RecordType Workload"
 	Open    ledger.Open    // what was unfinished at the last look
+	Looked  bool           // there was such a look
 	Reasons map[string]int // why contents were left open, counted
 }
 
@@ -101,17 +102,13 @@ func count(m *map[string]int, key string, n int) {
 	(*m)[key] += n
 }
 
-// Ends reports whether a failure ends a whole run (sign-in, permission, a missing
-// container): nothing would go better for the next content, and no entry must be
-// marked because of it.
+// Ends reports whether a failure ends a whole run: Cosmos DB refuses us, or a
+// container is missing. Nothing would go better for the next content, and no
+// entry must be marked because of it. What the Management Activity API refuses
+// concerns one content type or one content first, and never ends a run alone.
 func Ends(err error) bool {
-	if f, ok := errors.AsType[*activity.Fault](err); ok {
-		return f.Kind == activity.Denied
-	}
-	if f, ok := errors.AsType[*cosmos.Fault](err); ok {
-		return f.Kind == cosmos.Denied || f.Kind == cosmos.Missing
-	}
-	return false
+	kind, ok := cosmosKind(err)
+	return ok && (kind == cosmos.Denied || kind == cosmos.Missing)
 }
 
 func cosmosKind(err error) (cosmos.Kind, bool) {

@@ -10,12 +10,16 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"maps"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 
 	"activityarchive/handler/activity"
 	"activityarchive/handler/archive"
+	"activityarchive/handler/cosmos"
 	"activityarchive/handler/ledger"
 	"activityarchive/handler/record"
 )
@@ -40,18 +44,21 @@ const (
 )
 
 // Content fetches the content of e, stores its records, and settles e in the
-// ledger: stored, lost, or due again later. It returns an error only when the
-// run must end: sign-in or permission refused, a container missing, the ledger
-// out of reach. Whatever the outcome, it logs one line.
+// ledger: stored, lost, or due again later. Whatever the outcome, it logs one
+// line.
+//
+// An error says that something is wrong that is not this content's own: Ends
+// tells whether the run must end at once. Otherwise the caller goes on, unless
+// the same happens to one content after another.
 func (c *Collector) Content(ctx context.Context, w *archive.Writer, e *ledger.Entry, t *Tally) error {
 	began := time.Now()
 	r := c.begin(w, e)
-	err := r.read(ctx)
+	err := r.guarded(ctx)
 	if errors.Is(err, errRestart) {
 		// Writing everything again is safe; passing over what differs is not.
 		e.Progress = nil
 		r = c.begin(w, e)
-		err = r.read(ctx)
+		err = r.guarded(ctx)
 	}
 	t.add(func(s *Sum) { s.Bytes += r.sum.bytes })
 	log := c.Logger.With("contentType", e.ContentType, "contentId", e.ContentID, "attempt", e.Attempts+1,
@@ -61,35 +68,61 @@ func (c *Collector) Content(ctx context.Context, w *archive.Writer, e *ledger.En
 		return err
 	}
 
-	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
-	defer cancel()
 	now := c.API.Now()
-	switch {
-	case err == nil:
-		e.Counts, e.Elements = r.confirmed, r.elements
-		if err := c.Ledger.SaveIDs(save, e, r.keptIDs()); err != nil {
-			return err
+	over := ctx.Err() != nil
+	settle := func(ctx context.Context) error {
+		switch {
+		case err == nil:
+			e.Counts, e.Elements = r.confirmed, r.elements
+			if err := c.Ledger.SaveIDs(ctx, e, r.keptIDs()); err != nil {
+				return err
+			}
+			e.Close(ledger.Stored, "", now)
+		case over || throttled(err): // out of time or quota, which is no failure of the content
+			e.Due, e.Reason = ledger.At(now), "the run ended before the content did"
+		case hopeless(err, e, now):
+			e.Close(ledger.Lost, err.Error(), now)
+		default:
+			e.Fail(err.Error(), now)
 		}
-		e.Close(ledger.Stored, "", now)
-	case ctx.Err() != nil: // out of time, which is no failure of the content
-		e.Due = ledger.At(now)
-		e.Reason = "the run ended before the content did"
-	case refuses(err) && now.After(e.LifeEnds()):
-		e.Close(ledger.Lost, err.Error(), now)
-	default:
-		e.Fail(err.Error(), now)
+		return c.Ledger.Save(ctx, e)
 	}
-	switch saveErr := c.Ledger.Save(save, e); {
+	attempts := e.Attempts
+	saveErr := settle(ctx)
+	if saveErr != nil && ctx.Err() != nil && !isChanged(saveErr) {
+		e.Attempts = attempts // the outcome is noted once more, not a second failure
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		saveErr = settle(last)
+	}
+	switch {
 	case saveErr == nil:
+		c.tell(log, t, e, r, err)
 	case isChanged(saveErr):
 		log.Info("content settled by another instance")
-		return nil
 	default:
 		log.Error("content not settled", "reason", saveErr.Error())
+		t.add(func(s *Sum) {
+			s.Failed++
+			count(&s.Reasons, reasonOf(saveErr), 1)
+		})
 		return saveErr
 	}
-	c.tell(log, t, e, r, err)
+	if f, ok := errors.AsType[*activity.Fault](err); ok && f.Kind == activity.Denied {
+		return err
+	}
 	return nil
+}
+
+// hopeless reports whether e's content is lost. Its life must be over by the
+// service's clock. Then a refusal counts; and a day later any failure to get it
+// from the service, or it would stay open for ever. A failure to store it never
+// does: that is ours to mend.
+func hopeless(err error, e *ledger.Entry, now time.Time) bool {
+	if _, ours := cosmosKind(err); ours {
+		return false
+	}
+	return refuses(err) && now.After(e.LifeEnds()) || now.After(e.LifeEnds().Add(24*time.Hour))
 }
 
 // tell logs and counts the outcome that the ledger now holds.
@@ -105,7 +138,7 @@ func (c *Collector) tell(log *slog.Logger, t *Tally, e *ledger.Entry, r *reading
 			}
 		})
 	case ledger.Lost:
-		log.Error("content lost: the service refuses it and its time is over", "contentUri", e.ContentURI, "created", e.Created.String(), "reason", e.Reason)
+		log.Error("content lost: it cannot be had, and its time is over", "contentUri", e.ContentURI, "created", e.Created.String(), "reason", e.Reason)
 		t.add(func(s *Sum) { s.Lost++ })
 	default:
 		log.Warn("content left open", "reason", e.Reason, "due", e.Due.String(), "confirmed", e.Progress.Done())
@@ -114,6 +147,16 @@ func (c *Collector) tell(log *slog.Logger, t *Tally, e *ledger.Entry, r *reading
 			count(&s.Reasons, reasonOf(err), 1)
 		})
 	}
+}
+
+// throttled reports whether the quota of the service, or the throughput of
+// Cosmos DB, did not suffice in the time there was.
+func throttled(err error) bool {
+	if kind, ok := cosmosKind(err); ok {
+		return kind == cosmos.Throttled
+	}
+	f, ok := errors.AsType[*activity.Fault](err)
+	return ok && f.Kind == activity.Throttled
 }
 
 // refuses reports whether the content cannot be had: the service itself says so,
@@ -133,6 +176,9 @@ func reasonOf(err error) string {
 	}
 	if kind, ok := cosmosKind(err); ok {
 		return "cosmos: " + kind.String()
+	}
+	if _, ok := errors.AsType[*panicked](err); ok {
+		return "fault of this program"
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return "out of time"
@@ -191,6 +237,29 @@ func (c *Collector) begin(w *archive.Writer, e *ledger.Entry) *reading {
 type letter struct {
 	dead ledger.Dead
 	raw  []byte
+}
+
+// panicked is a fault of this program that one content brought out.
+type panicked struct{ what string }
+
+func (p *panicked) Error() string { return "collecting panicked: " + p.what }
+
+// guarded is read, except that a panic is an error: one odd content must not end
+// the process, again and again, and all other contents with it.
+func (r *reading) guarded(ctx context.Context) (err error) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		what := fmt.Sprintf("%T", p) // only the runtime's own texts are sure to hold no data
+		if e, ok := p.(runtime.Error); ok {
+			what = e.Error()
+		}
+		r.c.Logger.Error("collecting panicked", "contentId", r.e.ContentID, "panic", what, "stack", string(debug.Stack()))
+		err = &panicked{what}
+	}()
+	return r.read(ctx)
 }
 
 // errRestart says that the content is no longer what an earlier run confirmed.
@@ -339,7 +408,7 @@ func (r *reading) passed() error {
 	if r.sum.hex() != r.skip.SHA256 {
 		return errRestart
 	}
-	r.confirmed = r.skip.Counts
+	r.confirmed, r.filtered = r.skip.Counts, maps.Clone(r.skip.Kinds)
 	return nil
 }
 
@@ -378,7 +447,7 @@ func (r *reading) barrier(ctx context.Context) error {
 	}
 	r.confirmed.Add(counts)
 	r.segment.elements, r.segment.bytes = 0, 0
-	r.e.Progress = &ledger.Progress{Elements: r.elements, SHA256: r.sum.hex(), Counts: r.confirmed}
+	r.e.Progress = &ledger.Progress{Elements: r.elements, SHA256: r.sum.hex(), Counts: r.confirmed, Kinds: maps.Clone(r.filtered)}
 	if time.Since(r.savedAt) < progressEvery {
 		return nil
 	}

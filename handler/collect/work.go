@@ -24,27 +24,53 @@ func (c *Collector) Work(ctx context.Context, t *Tally) error {
 	done := map[string]bool{} // entries tried in this run
 	for ctx.Err() == nil {
 		open, err := c.Ledger.Open(ctx)
-		if err != nil {
-			return unlessOver(ctx, err)
+		if err == nil {
+			t.add(func(s *Sum) { s.Open, s.Looked = open, true })
+			var tried int
+			if tried, err = c.pass(ctx, w, open.Partitions, done, t); err == nil && tried == 0 {
+				return nil
+			}
 		}
-		t.add(func(s *Sum) { s.Open = open })
-		tried, err := c.pass(ctx, w, open.Partitions, done, t)
-		if err != nil {
-			return unlessOver(ctx, err)
-		}
-		if tried == 0 {
-			return nil
+		switch {
+		case err == nil:
+		case ctx.Err() != nil, throttled(err) && len(done) > 0:
+			return nil // there was no time for more
+		default:
+			return err
 		}
 	}
 	return nil
 }
 
-// unlessOver returns err unless ctx has ended, which explains it.
-func unlessOver(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+// patienceOfPass is after how many failures in a row, none of them a content's
+// own, a pass ends: the service refuses this application, or the ledger cannot
+// be written.
+const patienceOfPass = 10
+
+// verdict gathers what the workers of a pass report.
+type verdict struct {
+	mu    sync.Mutex
+	inRow int
+	fatal error
+}
+
+// note takes a content's result and reports whether the pass goes on.
+func (v *verdict) note(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err == nil {
+		v.inRow = 0
+		return
 	}
-	return err
+	if v.inRow++; v.fatal == nil && (Ends(err) || v.inRow >= patienceOfPass) {
+		v.fatal = err
+	}
+}
+
+func (v *verdict) end() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.fatal
 }
 
 // pass tries every entry of the partitions that is due and not in done, and
@@ -52,16 +78,10 @@ func unlessOver(ctx context.Context, err error) error {
 func (c *Collector) pass(ctx context.Context, w *archive.Writer, partitions []string, done map[string]bool, t *Tally) (tried int, err error) {
 	var pool errgroup.Group
 	pool.SetLimit(c.Parallel)
-	var mu sync.Mutex
-	var fatal error
-	failed := func() error {
-		mu.Lock()
-		defer mu.Unlock()
-		return fatal
-	}
+	var v verdict
 	for _, pk := range partitions {
 		err = c.Ledger.Due(ctx, pk, c.API.Now(), func(e ledger.Entry) error {
-			if failed() != nil || ctx.Err() != nil {
+			if v.end() != nil || ctx.Err() != nil {
 				return errStopped
 			}
 			if done[e.ID] || e.Open != 1 {
@@ -70,15 +90,8 @@ func (c *Collector) pass(ctx context.Context, w *archive.Writer, partitions []st
 			done[e.ID] = true
 			tried++
 			pool.Go(func() error {
-				if ctx.Err() != nil || failed() != nil {
-					return nil
-				}
-				if err := c.Content(ctx, w, &e, t); err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					if fatal == nil {
-						fatal = err
-					}
+				if ctx.Err() == nil && v.end() == nil {
+					v.note(c.Content(ctx, w, &e, t))
 				}
 				return nil
 			})
@@ -88,8 +101,8 @@ func (c *Collector) pass(ctx context.Context, w *archive.Writer, partitions []st
 			break
 		}
 	}
-	_ = pool.Wait() // always nil: failures are in fatal
-	if err := failed(); err != nil {
+	_ = pool.Wait() // always nil: failures are in the verdict
+	if err := v.end(); err != nil {
 		return tried, err
 	}
 	if err != nil && !errors.Is(err, errStopped) {

@@ -124,6 +124,13 @@ type Op struct {
 	etag string
 }
 
+// Size is how many bytes of a batch the operation takes, envelope included.
+func (o Op) Size() int { return SentSize(o.doc) + envelope }
+
+// envelope is what the SDK writes around a document in a batch: at most the
+// words of a replace with an id of 64 characters and an ETag.
+const envelope = 256
+
 // Create returns the operation that stores a new document.
 func Create(doc []byte) Op { return Op{doc: doc} }
 

@@ -69,6 +69,13 @@ func reply(status int, body string, header ...string) *http.Response {
 	return &http.Response{StatusCode: status, Status: strconv.Itoa(status), Proto: "HTTP/1.1", Header: h, Body: io.NopCloser(strings.NewReader(body))}
 }
 
+// foreign is an answer that does not come from the account.
+func foreign(status int) *http.Response {
+	resp := reply(status, "<html>")
+	resp.Header = http.Header{"Content-Type": {"text/html"}}
+	return resp
+}
+
 func open(t *testing.T, a *account) (*cosmos.DB, *cosmos.Container) {
 	t.Helper()
 	db, err := cosmos.Open(cosmos.Config{Endpoint: "https://account.example/", Key: testKey, Database: "Audit", Transport: a})
@@ -90,6 +97,9 @@ func TestRetry(t *testing.T) {
 		{"exists", func() (*http.Response, error) { return reply(409, `{"message":"Conflict"}`), nil }, cosmos.Exists, false},
 		{"changed", func() (*http.Response, error) { return reply(412, `{}`), nil }, cosmos.Changed, false},
 		{"bad request", func() (*http.Response, error) { return reply(400, `{}`), nil }, cosmos.Refused, false},
+		{"bad request of a proxy", func() (*http.Response, error) { return foreign(400), nil }, cosmos.None, true},
+		{"not found of a proxy", func() (*http.Response, error) { return foreign(404), nil }, cosmos.None, true},
+		{"too large of a proxy", func() (*http.Response, error) { return foreign(413), nil }, cosmos.None, true},
 		{"too large", func() (*http.Response, error) { return reply(413, `{}`), nil }, cosmos.TooLarge, false},
 		{"container missing", func() (*http.Response, error) { return reply(404, `{}`), nil }, cosmos.Missing, false},
 		{"unauthorized", func() (*http.Response, error) { return reply(401, `{"message":"no"}`), nil }, cosmos.Denied, false},

@@ -187,8 +187,10 @@ func classify(op string, err error) (*Fault, time.Duration) {
 	fault := &Fault{Op: op, Status: re.StatusCode, Kind: Refused, Err: errors.New(http.StatusText(re.StatusCode))}
 	var hint time.Duration
 	var message string
+	ours := false // the account itself answered, not something in front of it
 	if re.RawResponse != nil {
 		header := re.RawResponse.Header
+		ours = header.Get("x-ms-activity-id") != "" || header.Get("x-ms-request-charge") != ""
 		fault.SubStatus = header.Get("x-ms-substatus")
 		fault.Activity = clean(header.Get("x-ms-activity-id"), 64)
 		if ms, err := strconv.ParseInt(header.Get("x-ms-retry-after-ms"), 10, 64); err == nil && ms > 0 {
@@ -225,8 +227,14 @@ func classify(op string, err error) (*Fault, time.Duration) {
 			fault.Err = errors.New("this logical partition holds 20 GB, the most the service allows")
 		default:
 			fault.Kind = Denied
-			fault.Err = fmt.Errorf("%s; check the account's firewall and the credential's data-plane role", or(message, "forbidden"))
+			fault.Err = fmt.Errorf("%s; check the account's firewall, the credential's data-plane role, and the clock of this machine", or(message, "forbidden"))
 		}
+	}
+	// A proxy's page must not turn records into dead letters, nor a state that is
+	// there into none.
+	if !ours && (fault.Kind == Refused || fault.Kind == TooLarge || fault.Kind == NotFound) {
+		fault.Kind = Transient
+		fault.Err = fmt.Errorf("%w, and not from Cosmos DB itself; look for a proxy, and check COSMOS_ENDPOINT", fault.Err)
 	}
 	return fault, hint
 }

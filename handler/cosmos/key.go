@@ -3,7 +3,6 @@ package cosmos
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"unicode/utf8"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -101,6 +100,3 @@ func (keyHeader) Do(req *policy.Request) (*http.Response, error) {
 	}
 	return req.Next()
 }
-
-// KeyNumber returns n as the header carries a number.
-func KeyNumber(n float64) string { return strconv.FormatFloat(n, 'g', -1, 64) }

@@ -64,7 +64,7 @@ func (s *stage) answers(ctx context.Context, w io.Writer) error {
 	for _, r := range all {
 		users[strings.ToLower(r.UserID)]++
 	}
-	fmt.Fprintf(w, "Most active users, of %d\n", len(users))
+	fmt.Fprintf(w, "Most active users, of %d names in UserId (people, applications, services)\n", len(users))
 	printTop(w, users)
 
 	launched, err := s.ask(ctx, "SELECT c.AppName, c.PropertyCollection FROM c WHERE c.Operation = @launch",

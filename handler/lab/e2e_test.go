@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	_ "activityarchive/handler/app" // the binary is built from it: a change must not find a cached result
 	"activityarchive/handler/lab/reconcile"
 	"activityarchive/handler/lab/tenant"
 	"activityarchive/handler/lab/world"

@@ -19,7 +19,7 @@ import (
 // worldFlags are the size of the world.
 type worldFlags struct {
 	App      string `required:"" type:"existingdir" help:"Repository, with the handler built."`
-	Seed     uint64 `default:"1" help:"Makes the same world again."`
+	Seed     uint64 `default:"1" help:"Makes the same choices again; times, and so amounts, follow the clock."`
 	Contents int    `default:"600" help:"Contents of the seven days' backlog."`
 	More     int    `default:"20" help:"Contents published while the handler works."`
 	LogFile  string `help:"Where the log of host and handler goes; by default a file in the temporary folder."`
@@ -198,9 +198,9 @@ func (c *runCommand) Run(ctx context.Context) (err error) {
 	if err := p.answers(ctx, os.Stdout); err != nil {
 		return err
 	}
-	if len(report.Faults) > 0 {
+	if faults, breaches := len(report.Faults), len(p.tenant.Violations()); faults+breaches > 0 {
 		p.keep = true
-		fmt.Printf("\nFAILED: %d differences. %s\n", len(report.Faults), "The log of host and handler: "+p.log.Name())
+		fmt.Printf("\nFAILED: differences: %d, breaches of the API's rules: %d. The log of host and handler: %s\n", faults, breaches, p.log.Name())
 		return errFailed
 	}
 	fmt.Println("\nOK: every wanted record is archived once, unaltered, and nothing else.")

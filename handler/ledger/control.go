@@ -29,7 +29,7 @@ type Head struct {
 	SweptTo     Stamp `json:"sweptTo"`     // how far it has come
 
 	StartCall    Stamp  `json:"startCall"`    // last call of /subscriptions/start, by any instance
-	StartOutcome string `json:"startOutcome"` // "ok" or the code of its refusal; empty while unknown
+	StartOutcome string `json:"startOutcome"` // "ok", or in words what became of it; empty while unknown
 
 	Heartbeat Stamp `json:"heartbeat"` // last tick that listed this type
 	Gaps      []Gap `json:"gaps,omitempty"`
@@ -71,6 +71,9 @@ func (l *Ledger) Head(ctx context.Context, contentType string) (Head, error) {
 	}
 	if err := json.Unmarshal(row, &h); err != nil {
 		return Head{}, fmt.Errorf("reading the head of %s: %w", contentType, err)
+	}
+	if h.Kind != "head" || h.ContentType != contentType {
+		return Head{}, fmt.Errorf("reading the head of %s: the answer is not that document", contentType)
 	}
 	h.etag = h.ETag
 	return h.Head, nil
@@ -185,6 +188,9 @@ func (l *Ledger) lease(ctx context.Context) (held heldLease, err error) {
 	}
 	if err := json.Unmarshal(row, &held); err != nil {
 		return held, fmt.Errorf("reading the lease: %w", err)
+	}
+	if held.Kind != "lease" {
+		return held, errors.New("reading the lease: the answer is not that document")
 	}
 	return held, nil
 }

@@ -58,9 +58,10 @@ func (c *Counts) Add(d Counts) {
 
 // Progress lets a content too large for one run go on where it was left.
 type Progress struct {
-	Elements int    `json:"elements"` // that many elements from the start are confirmed
-	SHA256   string `json:"sha256"`   // of those elements' bytes, hex
-	Counts   Counts `json:"counts"`
+	Elements int            `json:"elements"` // that many elements from the start are confirmed
+	SHA256   string         `json:"sha256"`   // of those elements' bytes, hex
+	Counts   Counts         `json:"counts"`
+	Kinds    map[string]int `json:"kinds,omitempty"` // of Counts.Filtered, by RecordType and Workload
 }
 
 // Done returns how many elements are confirmed; none for nil.
@@ -189,25 +190,37 @@ func (e *Entry) Close(state, reason string, now time.Time) {
 	e.Progress, e.Broken = nil, nil
 }
 
-// Record creates the entries that are not there yet, and returns how many are
-// new. When it returns nil every one of them is in the ledger.
-func (l *Ledger) Record(ctx context.Context, entries []Entry) (created int, err error) {
-	byPartition := map[string][]document{}
-	for i := range entries {
-		body, err := json.Marshal(&entries[i])
-		if err != nil {
-			return created, fmt.Errorf("encoding an entry: %w", err)
-		}
-		pk := entries[i].PK
-		if !slices.ContainsFunc(byPartition[pk], func(d document) bool { return d.id == entries[i].ID }) {
-			byPartition[pk] = append(byPartition[pk], document{entries[i].ID, body})
-		}
+// Record creates the entries that are not there yet, and returns those. When the
+// error is nil every one of them is in the ledger.
+func (l *Ledger) Record(ctx context.Context, entries []Entry) (created []Entry, err error) {
+	type part struct {
+		docs    []document
+		entries []Entry
 	}
-	for pk, docs := range byPartition {
-		fresh, err := l.create(ctx, pk, docs)
-		for _, is := range fresh {
+	parts := map[string]*part{}
+	seen := map[string]bool{}
+	for _, e := range entries {
+		if seen[e.PK+e.ID] {
+			continue
+		}
+		seen[e.PK+e.ID] = true
+		body, err := json.Marshal(&e)
+		if err != nil {
+			return nil, fmt.Errorf("encoding an entry: %w", err)
+		}
+		p := parts[e.PK]
+		if p == nil {
+			p = &part{}
+			parts[e.PK] = p
+		}
+		p.docs = append(p.docs, document{e.ID, body})
+		p.entries = append(p.entries, e)
+	}
+	for pk, p := range parts {
+		fresh, err := l.create(ctx, pk, p.docs)
+		for i, is := range fresh {
 			if is {
-				created++
+				created = append(created, p.entries[i])
 			}
 		}
 		if err != nil {
@@ -248,45 +261,72 @@ func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Ti
 	return known, nil
 }
 
-// Listed notes that a listing has shown the entries with those ids, all of one
-// partition: a webhook's find is confirmed, a lost content is open again.
-func (l *Ledger) Listed(ctx context.Context, pk string, ids []string, now time.Time) error {
+// Listed notes that a listing has shown contents whose entries are there: items
+// are the entries that the listing would have made, all of one partition. What
+// the listing says of a content goes before what a notification said: a find of
+// the webhook is confirmed, one with another contentUri is collected again from
+// the right one, and a lost content is open again.
+func (l *Ledger) Listed(ctx context.Context, pk string, items []Entry, now time.Time) error {
+	listed := map[string]Entry{}
+	ids := make([]string, 0, len(items))
+	for _, e := range items {
+		listed[e.ID] = e
+		ids = append(ids, e.ID)
+	}
 	for chunk := range slices.Chunk(ids, cosmos.MaxBatch) {
-		for try := 0; len(chunk) > 0; try++ {
+		for try := 0; ; try++ {
 			var ops []cosmos.Op
 			err := l.byID(ctx, pk, "*", chunk, func(row json.RawMessage) error {
 				e, err := decodeEntry(row)
 				if err != nil {
 					return err
 				}
+				item := listed[e.ID]
 				if e.Found == ByListing && e.State != Lost {
 					return nil // done by an earlier try
 				}
-				e.Found = ByListing
-				if e.State == Lost {
+				if e.ContentURI != item.ContentURI || e.State == Lost {
 					e.State, e.Open, e.Due, e.Reason = Pending, 1, At(now), "listed again"
+					e.Progress, e.Broken = nil, nil
 				}
+				e.Found, e.ContentURI, e.Expires = ByListing, item.ContentURI, item.Expires
 				body, err := json.Marshal(&e)
 				ops = append(ops, cosmos.Replace(e.ID, body, e.etag))
 				return err
 			})
-			if err != nil || len(ops) == 0 {
-				if err != nil {
-					return fmt.Errorf("confirming contents: %w", err)
-				}
-				break
-			}
-			statuses, committed, err := l.container.Batch(ctx, cosmos.KeyString(pk), ops)
 			if err != nil {
 				return fmt.Errorf("confirming contents: %w", err)
 			}
-			if committed && !slices.ContainsFunc(statuses, func(s int) bool { return s/100 != 2 }) {
+			if len(ops) == 0 {
 				break
+			}
+			if err := l.replace(ctx, pk, ops); err != nil {
+				return fmt.Errorf("confirming contents: %w", err)
 			}
 			if try == 5 { // another process works on these entries; the next listing confirms them
 				return &cosmos.Fault{Op: "confirm contents", Kind: cosmos.Changed, Err: errors.New("the entries keep changing")}
 			}
 		}
+	}
+	return nil
+}
+
+// replace runs replaces of one partition in batches of a size that is taken. An
+// operation whose ETag has changed does nothing, nor does its batch; the caller
+// looks again.
+func (l *Ledger) replace(ctx context.Context, pk string, ops []cosmos.Op) error {
+	for len(ops) > 0 {
+		n, size := 0, 0
+		for n < len(ops) && n < cosmos.MaxBatch {
+			if size += ops[n].Size(); size > cosmos.MaxBatchBytes && n > 0 {
+				break
+			}
+			n++
+		}
+		if _, _, err := l.container.Batch(ctx, cosmos.KeyString(pk), ops[:n]); err != nil {
+			return err
+		}
+		ops = ops[n:]
 	}
 	return nil
 }
@@ -365,6 +405,9 @@ func decodeEntry(row []byte) (Entry, error) {
 	}
 	if err := json.Unmarshal(row, &e); err != nil {
 		return Entry{}, fmt.Errorf("reading an entry: %w", err)
+	}
+	if e.Kind != "entry" {
+		return Entry{}, errors.New("reading an entry: the answer is not one")
 	}
 	e.etag, e.base = e.ETag, e.work()
 	return e.Entry, nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 const (
@@ -74,7 +75,9 @@ func (l *Ledger) SaveIDs(ctx context.Context, e *Entry, ids IDs) error {
 	}
 	var docs []document
 	add := func(part IDs) error {
-		id := hash("ids", e.ID, fmt.Sprint(len(docs)))
+		// The ids are part of the identity: a content that read differently once
+		// may have left others.
+		id := hash("ids", e.ID, fmt.Sprint(len(docs)), string(part.GUIDs), strings.Join(part.Other, " "))
 		body, err := json.Marshal(struct {
 			ID      string `json:"id"`
 			PK      string `json:"pk"`

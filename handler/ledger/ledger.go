@@ -30,7 +30,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
@@ -44,22 +44,26 @@ type Ledger struct {
 	db        *cosmos.DB
 	container *cosmos.Container
 
-	mu    sync.Mutex
-	ready bool // Prepare has succeeded
+	turn  chan struct{} // held by the Prepare under way
+	ready atomic.Bool   // Prepare has succeeded
 }
 
 // New returns the ledger in the container with that id. Nothing is requested.
 func New(db *cosmos.DB, container string) *Ledger {
-	return &Ledger{db: db, container: db.Container(container)}
+	return &Ledger{db: db, container: db.Container(container), turn: make(chan struct{}, 1)}
 }
 
 // Prepare checks the container's partition key, and creates the container first
 // where the account key allows it. It asks once; later calls are free.
 func (l *Ledger) Prepare(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ready {
+	if l.ready.Load() {
 		return nil
+	}
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("preparing the ledger: %w", context.Cause(ctx))
 	}
 	paths, err := l.db.Provide(ctx, definition(l.container.ID()))
 	if err != nil {
@@ -69,7 +73,7 @@ func (l *Ledger) Prepare(ctx context.Context) error {
 		return &cosmos.Fault{Op: "check container " + l.container.ID(), Kind: cosmos.Denied, Err: fmt.Errorf(
 			"its partition key is %q, but the ledger needs /pk; give COSMOS_STATE_CONTAINER the name of a container with that key", strings.Join(paths, ", "))}
 	}
-	l.ready = true
+	l.ready.Store(true)
 	return nil
 }
 
@@ -148,7 +152,7 @@ func (l *Ledger) create(ctx context.Context, pk string, docs []document) (create
 	for stale := 0; len(left) > 0; {
 		n, size := 0, 0
 		for n < len(left) && n < cosmos.MaxBatch {
-			if size += cosmos.SentSize(docs[left[n]].body); size > cosmos.MaxBatchBytes && n > 0 {
+			if size += cosmos.Create(docs[left[n]].body).Size(); size > cosmos.MaxBatchBytes && n > 0 {
 				break
 			}
 			n++

@@ -3,7 +3,6 @@ package record
 import (
 	"encoding/hex"
 	"strings"
-	"unicode/utf16"
 )
 
 // Meta is what a document says of the content that its record came in.
@@ -87,26 +86,6 @@ func appendString[S string | []byte](dst []byte, s S) []byte {
 		plain = i + 1
 	}
 	dst = append(dst, s[plain:]...)
-	return append(dst, '"')
-}
-
-// appendASCII appends s as a JSON string that an HTTP header can carry: whatever
-// is not printable ASCII is escaped.
-func appendASCII(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	for _, r := range s {
-		switch {
-		case r < ' ' || r == '"' || r == '\\':
-			dst = appendEscape(dst, byte(r))
-		case r < 0x7f:
-			dst = append(dst, byte(r))
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			dst = appendUnicode(appendUnicode(dst, high), low)
-		default:
-			dst = appendUnicode(dst, r)
-		}
-	}
 	return append(dst, '"')
 }
 

@@ -225,21 +225,3 @@ type Value struct {
 	// or false; else empty. It is valid UTF-8.
 	Text string
 }
-
-// AppendKey appends v as one component of a partition key in the form of the
-// header x-ms-documentdb-partitionkey: JSON in plain ASCII, {} for an absent
-// member. It reports false, and appends nothing, for Other: Cosmos DB takes no
-// object and no array as a partition key.
-func (v Value) AppendKey(dst []byte) ([]byte, bool) {
-	switch v.Kind {
-	case Absent:
-		return append(dst, "{}"...), true
-	case Null:
-		return append(dst, "null"...), true
-	case Bool, Number:
-		return append(dst, v.Text...), true
-	case String:
-		return appendASCII(dst, v.Text), true
-	}
-	return dst, false
-}

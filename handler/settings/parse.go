@@ -34,8 +34,12 @@ func (l *loader) report(name, what, remedy string) {
 
 // lookup returns what was given for a setting, without blanks around it, and
 // whether that is anything.
-func (l *loader) lookup(name string) (string, bool) {
-	v, _ := l.get(name)
+func (l *loader) lookup(name string) (string, bool) { return Given(l.get, name) }
+
+// Given returns what get has for a setting, as [Load] takes it: without blanks
+// around it, and nothing for a placeholder of local.settings.json.example.
+func Given(get func(string) (string, bool), name string) (string, bool) {
+	v, _ := get(name)
 	v = strings.TrimSpace(v)
 	if v == "" || strings.HasPrefix(v, "<") && strings.HasSuffix(v, ">") {
 		return "", false

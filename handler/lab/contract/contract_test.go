@@ -304,15 +304,15 @@ var points = []point{
 		ctx := t.Context()
 		listed, notified := entry("listed", ledger.ByListing), entry("notified", ledger.ByWebhook)
 		for _, want := range []int{2, 0} {
-			if n, err := o.ledger.Record(ctx, []ledger.Entry{listed, notified, listed}); err != nil || n != want {
-				t.Errorf("recorded %d, want %d; error %v", n, want, err)
+			if created, err := o.ledger.Record(ctx, []ledger.Entry{listed, notified, listed}); err != nil || len(created) != want {
+				t.Errorf("recorded %d, want %d; error %v", len(created), want, err)
 			}
 		}
 		known, err := o.ledger.Known(ctx, "Audit.General", now.Add(-2*time.Hour), now)
 		if err != nil || len(known) != 2 || !known[listed.ID].Confirmed || known[notified.ID].Confirmed {
 			t.Errorf("known %v, error %v", known, err)
 		}
-		if err := o.ledger.Listed(ctx, notified.PK, []string{notified.ID}, now); err != nil {
+		if err := o.ledger.Listed(ctx, notified.PK, []ledger.Entry{notified}, now); err != nil {
 			t.Error(err)
 		}
 		open, err := o.ledger.Open(ctx)

@@ -211,17 +211,38 @@ func TestPoisonIsFound(t *testing.T) {
 	}
 }
 
+// A full logical partition stays full: its records become dead letters, and
+// those of others go on.
+func TestArchivePartitionFull(t *testing.T) {
+	for name, fault := range map[string]cosmosfake.Fault{
+		"request": {Status: 403, SubStatus: 1014}, "operation": {Status: 403, SubStatus: 1014, Operation: cosmosfake.Middle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			archiveBubble(t, func(t *testing.T, a account, arc *archive.Archive) {
+				list := []string{audit(1, "full@harbor.example", ""), audit(2, "full@harbor.example", ""), audit(3, "other@harbor.example", "")}
+				a.f.Set(func(s *cosmosfake.Switches) {
+					s.Hook = func(c cosmosfake.Call) *cosmosfake.Fault {
+						if strings.Contains(c.Key, "full@") {
+							return &fault
+						}
+						return nil
+					}
+				})
+				equal(t, "outcomes", tally(store(t, t.Context(), arc, "c1", list...)), counts{archive.Refused: 2, archive.Stored: 1})
+			})
+		})
+	}
+}
+
 func TestArchiveCannotGoOn(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fault cosmosfake.Fault
 		want  cosmos.Kind
 	}{
-		"partition full":           {cosmosfake.Fault{Status: 403, SubStatus: 1014}, cosmos.Full},
-		"partition full, in batch": {cosmosfake.Fault{Status: 403, SubStatus: 1014, Operation: 1}, cosmos.Full},
-		"denied":                   {cosmosfake.Fault{Status: 401}, cosmos.Denied},
-		"container gone":           {cosmosfake.Fault{Status: 404, SubStatus: 1003}, cosmos.Missing},
-		"down":                     {cosmosfake.Fault{Status: 503}, cosmos.Transient},
-		"unreachable":              {cosmosfake.Fault{Refuse: true}, cosmos.Transient},
+		"denied":         {cosmosfake.Fault{Status: 401}, cosmos.Denied},
+		"container gone": {cosmosfake.Fault{Status: 404, SubStatus: 1003}, cosmos.Missing},
+		"down":           {cosmosfake.Fault{Status: 503}, cosmos.Transient},
+		"unreachable":    {cosmosfake.Fault{Refuse: true}, cosmos.Transient},
 	} {
 		t.Run(name, func(t *testing.T) {
 			archiveBubble(t, func(t *testing.T, a account, arc *archive.Archive) {

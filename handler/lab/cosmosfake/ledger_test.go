@@ -47,9 +47,9 @@ func entries(n int, start time.Time, found string) (list []ledger.Entry) {
 
 func recordAll(t *testing.T, l *ledger.Ledger, list []ledger.Entry, want int) {
 	t.Helper()
-	n, err := l.Record(t.Context(), list)
-	if err != nil || n != want {
-		t.Fatalf("Record = %d %v, want %d", n, err, want)
+	created, err := l.Record(t.Context(), list)
+	if err != nil || len(created) != want {
+		t.Fatalf("Record = %d new, %v, want %d", len(created), err, want)
 	}
 }
 
@@ -156,9 +156,13 @@ func TestListed(t *testing.T) {
 		if err := one.Save(ctx, &lost); err != nil {
 			t.Fatal(err)
 		}
-		var ids []string
-		for _, e := range list {
-			ids = append(ids, e.ID)
+		// What the listing says of the third goes before what the webhook said.
+		listed := slices.Clone(list)
+		listed[2].ContentURI += "x"
+		stored := readEntry(t, one, list[2])
+		stored.Close(ledger.Stored, "", time.Now())
+		if err := one.Save(ctx, &stored); err != nil {
+			t.Fatal(err)
 		}
 		// The second chunk's answer is lost; the first meets another writer.
 		a.f.Inject(cosmosfake.Rule{Kinds: []cosmosfake.Kind{cosmosfake.Batch}, From: 2, Fault: cosmosfake.Fault{Reset: true, Commit: true}})
@@ -176,7 +180,7 @@ func TestListed(t *testing.T) {
 				return nil
 			}
 		})
-		if err := one.Listed(ctx, list[0].PK, ids, time.Now()); err != nil {
+		if err := one.Listed(ctx, list[0].PK, listed, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		for i, e := range list {
@@ -184,15 +188,48 @@ func TestListed(t *testing.T) {
 			if got.Found != ledger.ByListing || got.State != ledger.Pending || got.Open != 1 {
 				t.Fatalf("entry %d = %+v", i, got)
 			}
+			if got.ContentURI != listed[i].ContentURI {
+				t.Errorf("entry %d has the contentUri %s", i, got.ContentURI)
+			}
 			if i == 5 && (got.Attempts != 1 || got.Reason != "AF50000") {
 				t.Errorf("another process's failure was overwritten: %+v", got)
 			}
 		}
 		writes := a.f.Count(cosmosfake.Batch, "ArchiveState")
-		if err := one.Listed(ctx, list[0].PK, ids, time.Now()); err != nil {
+		if err := one.Listed(ctx, list[0].PK, listed, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		equal(t, "batches when all is confirmed", a.f.Count(cosmosfake.Batch, "ArchiveState"), writes)
+	})
+}
+
+// A hundred entries of large contents do not fit into one batch.
+func TestListedLarge(t *testing.T) {
+	ledgerBubble(t, func(t *testing.T, _ account, one, _ *ledger.Ledger) {
+		list := entries(100, time.Now().UTC().Truncate(24*time.Hour).Add(time.Hour), ledger.ByWebhook)
+		recordAll(t, one, list, 100)
+		for _, e := range list {
+			e := readEntry(t, one, e)
+			var ids ledger.IDs
+			for i := range 1000 {
+				ids.Add(fmt.Sprintf("%08x-0000-4000-8000-000000000001", i))
+			}
+			if err := one.SaveIDs(t.Context(), &e, ids); err != nil {
+				t.Fatal(err)
+			}
+			e.Close(ledger.Stored, "", time.Now())
+			if err := one.Save(t.Context(), &e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := one.Listed(t.Context(), list[0].PK, list, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range list {
+			if got := readEntry(t, one, e); got.Found != ledger.ByListing || got.State != ledger.Stored || got.IDs.Len() != 1000 {
+				t.Fatalf("entry %d: found by %s, %s, %d ids", i, got.Found, got.State, got.IDs.Len())
+			}
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
@@ -63,6 +64,7 @@ func refuse(w http.ResponseWriter, status int, message string) {
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("x-ms-activity-id", rand.Text()) // every answer of the account has one
 	w.Header().Set("Date", time.Now().Add(time.Duration(g.offset.Load())).UTC().Format(http.TimeFormat))
 	if g.key != nil && !g.signed(r) {
 		refuse(w, http.StatusUnauthorized, "The Authorization header does not match this request.")

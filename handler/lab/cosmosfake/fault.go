@@ -34,7 +34,7 @@ type Fault struct {
 	Status     int    // answer with that status and an error body
 	SubStatus  int    // x-ms-substatus, with Status
 	RetryAfter string // x-ms-retry-after-ms, with Status; empty: no such header
-	Body       string // the body of that answer instead of the usual JSON, such as a proxy's page
+	Body       string // a proxy's page instead of that answer: none of the account's headers
 
 	// Operation says which operation of a batch has Status; the answer is then
 	// 207, all others are 424, and nothing is stored. It counts from 1; Last and

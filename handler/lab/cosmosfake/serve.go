@@ -205,6 +205,10 @@ func (f *Fake) header(r *request, a *answer) http.Header {
 			h.Set(name, value)
 		}
 	}
+	if a.contentType != "" { // a page of something in front of the account
+		set("Content-Type", a.contentType)
+		return h
+	}
 	activity := r.header.Get("x-ms-activity-id")
 	if activity == "" {
 		activity = fmt.Sprintf("%08x-0000-4000-8000-%012x", f.calls, f.writes)
@@ -221,8 +225,8 @@ func (f *Fake) header(r *request, a *answer) http.Header {
 	if a.session != 0 {
 		set("x-ms-session-token", fmt.Sprintf("0:-1#%d", a.session))
 	}
-	contentType := a.contentType
-	if contentType == "" && len(a.body) > 0 {
+	contentType := ""
+	if len(a.body) > 0 {
 		contentType = "application/json"
 	}
 	set("Content-Type", contentType)

@@ -110,7 +110,12 @@ func (a *answer) Flush() { a.WriteHeader(http.StatusOK) }
 
 func (a *answer) WriteHeader(status int) {
 	if a.status == 0 && status >= 200 {
-		a.status, a.sent = status, a.header.Clone()
+		a.status, a.sent = status, http.Header{}
+		for name, values := range a.header { // as a client reads them off a connection
+			for _, v := range values {
+				a.sent.Add(name, v)
+			}
+		}
 		close(a.begun)
 	}
 }

@@ -121,7 +121,10 @@ func (c *Collector) sweep(ctx context.Context, contentType string, earliest, end
 	}
 	mark := func(to time.Time) error {
 		_, err := c.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
-			h.SweepBegan, h.SweptTo = ledger.At(began), ledger.At(to)
+			h.SweepBegan = ledger.At(began)
+			if h.SweptTo.Before(to) {
+				h.SweptTo = ledger.At(to)
+			}
 			if !to.Before(end) {
 				h.FullListing, h.SweepBegan, h.SweptTo = ledger.At(began), ledger.Stamp{}, ledger.Stamp{}
 			}
@@ -142,7 +145,7 @@ func (c *Collector) list(ctx context.Context, contentType string, all span, mark
 	spans := c.split(all)
 	done := make([]bool, len(spans))
 	errs := make([]error, len(spans))
-	var mu sync.Mutex
+	var mu, marking sync.Mutex
 	var pool errgroup.Group
 	pool.SetLimit(spansAtOnce)
 	reached := func() (int, time.Time) { // mu is held
@@ -162,19 +165,22 @@ func (c *Collector) list(ctx context.Context, contentType string, all span, mark
 				errs[i] = context.Cause(ctx)
 				return nil
 			}
-			err := c.listSpan(ctx, contentType, windows, t)
-			mu.Lock()
-			defer mu.Unlock()
-			if errs[i] = err; err != nil {
+			if errs[i] = c.listSpan(ctx, contentType, windows, t); errs[i] != nil {
 				return nil
 			}
+			mu.Lock()
 			done[i] = true
 			n, to := reached()
-			if n == len(spans) || n <= marked || time.Since(markedAt) < markEvery {
-				return nil
+			move := n < len(spans) && n > marked && time.Since(markedAt) >= markEvery
+			if move {
+				marked, markedAt = n, time.Now()
 			}
-			marked, markedAt = n, time.Now()
-			errs[i] = mark(to)
+			mu.Unlock()
+			if move { // others go on listing meanwhile
+				marking.Lock()
+				errs[i] = mark(to)
+				marking.Unlock()
+			}
 			return nil
 		})
 	}

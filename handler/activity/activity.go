@@ -153,7 +153,7 @@ func (c *Client) feed(operation string, query ...string) string {
 
 // Subscriptions lists this application's subscriptions.
 func (c *Client) Subscriptions(ctx context.Context) ([]Subscription, error) {
-	r := request{op: "list subscriptions", method: http.MethodGet, url: c.feed("subscriptions/list"), retries: maxRetries}
+	r := request{op: "list subscriptions", method: http.MethodGet, url: c.feed("subscriptions/list"), retries: maxRetries, private: true}
 	resp, body, err := c.array(ctx, r)
 	if err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func (c *Client) Start(ctx context.Context, contentType string, w *Webhook) (Sub
 	if s, ok := parseSubscription(bytes.TrimPrefix(answer, []byte("\uFEFF"))); ok {
 		return s, nil
 	}
-	return Subscription{}, newFault(r.op, false, resp, answer, c.Now(), r.secrets...)
+	return Subscription{}, newFault(r, resp, answer, c.Now(), r.secrets...)
 }
 
 // List calls each with every page of the window [from, to) of contentType, an
@@ -343,12 +343,12 @@ func (c *Client) array(ctx context.Context, r request) (*http.Response, io.Reade
 // notArray is the Fault of an answer with status 200 that is not the array it
 // should be: an error after all, or not from the service.
 func (c *Client) notArray(r request, resp *http.Response, body []byte) *Fault {
-	f := newFault(r.op, r.content, resp, body, c.Now(), r.secrets...)
+	f := newFault(r, resp, body, c.Now(), r.secrets...)
 	if f.Kind == Throttled {
 		c.wire.limiter.slow(f.RetryAfter)
 	}
 	if f.Code == "" { // then what looks like a message may be part of a record
-		f.Err = fmt.Errorf("the answer is not a JSON array (%d bytes of %s)", len(body), clean(resp.Header.Get("Content-Type")))
+		f.Err = fmt.Errorf("the answer is not a JSON array (%d bytes)", len(body))
 	}
 	return f
 }

@@ -228,19 +228,24 @@ func (r refusal) kindOf(status int, content bool) (kind Kind, remedy string) {
 	}
 }
 
-// newFault makes a Fault of an answer. None of secrets appears in it.
-func newFault(op string, content bool, resp *http.Response, body []byte, now time.Time, secrets ...string) *Fault {
+// newFault makes a Fault of the answer to asked. None of secrets appears in it.
+func newFault(asked request, resp *http.Response, body []byte, now time.Time, secrets ...string) *Fault {
 	r := parseRefusal(body)
-	kind, remedy := r.kindOf(resp.StatusCode, content)
+	kind, remedy := r.kindOf(resp.StatusCode, asked.content)
 	message := clean(r.message, secrets...)
-	if message == "" {
+	switch {
+	case asked.private:
+		message = fmt.Sprintf("the answer (%d bytes) is not shown, for it may hold an AuthID", len(body))
+	case message == "":
 		message = fmt.Sprintf("no readable message in the answer (%d bytes)", len(body))
 	}
+	id := resp.Header.Get("mise-correlation-id")
+	if !guid.MatchString(id) {
+		id = ""
+	}
 	return &Fault{
-		Op: op, Kind: kind, Status: resp.StatusCode, Code: r.code, Remedy: remedy,
-		RetryAfter:    retryAfter(resp.Header, now),
-		CorrelationID: clean(resp.Header.Get("mise-correlation-id"), secrets...),
-		Err:           errors.New(message),
+		Op: asked.op, Kind: kind, Status: resp.StatusCode, Code: r.code, Remedy: remedy,
+		RetryAfter: retryAfter(resp.Header, now), CorrelationID: id, Err: errors.New(message),
 	}
 }
 

@@ -33,7 +33,7 @@ func TestKindByCode(t *testing.T) {
 				"single quotes": `{'error':{'code':'` + code + `','message':'Some words.'}}`,
 				"in text":       `<p>` + code + `: Some words.</p>`,
 			} {
-				f := newFault("test", status%2 == 0, &http.Response{StatusCode: status}, []byte(body), time.Now())
+				f := newFault(request{op: "test", content: status%2 == 0}, &http.Response{StatusCode: status}, []byte(body), time.Now())
 				if f.Kind != want || f.Code != code {
 					t.Errorf("%s, status %d, %s: %v %q, want %v", code, status, shape, f.Kind, f.Code, want)
 				}
@@ -91,7 +91,7 @@ func TestKindWithoutCode(t *testing.T) {
 		{"array", 500, false, `[1,2]`, Transient, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newFault("test", tt.content, &http.Response{StatusCode: tt.status}, []byte(tt.body), time.Now())
+			f := newFault(request{op: "test", content: tt.content}, &http.Response{StatusCode: tt.status}, []byte(tt.body), time.Now())
 			if f.Kind != tt.want || f.Remedy != tt.remedy {
 				t.Errorf("got %v, remedy %q; want %v, %q", f.Kind, f.Remedy, tt.want, tt.remedy)
 			}
@@ -103,9 +103,9 @@ func TestKindWithoutCode(t *testing.T) {
 }
 
 func TestFaultText(t *testing.T) {
-	resp := &http.Response{StatusCode: 401, Header: http.Header{"Mise-Correlation-Id": {"6c0e1b52"}}}
-	f := newFault("list content", false, resp, []byte(`{"error":{"code":"AF10001","message":"The permission set () is not\r\nenough."}}`), time.Now())
-	want := "list content: status 401: AF10001: The permission set () is not enough.; " + remedyPermission + " (mise-correlation-id 6c0e1b52)"
+	resp := &http.Response{StatusCode: 401, Header: http.Header{"Mise-Correlation-Id": {"6c0e1b52-0000-4000-8000-000000000001"}}}
+	f := newFault(request{op: "list content"}, resp, []byte(`{"error":{"code":"AF10001","message":"The permission set () is not\r\nenough."}}`), time.Now())
+	want := "list content: status 401: AF10001: The permission set () is not enough.; " + remedyPermission + " (mise-correlation-id 6c0e1b52-0000-4000-8000-000000000001)"
 	if got := f.Error(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -151,7 +151,7 @@ func FuzzErrorBody(f *testing.F) {
 	f.Add(500, []byte("<html>\x00"))
 	f.Add(400, []byte(`{"error":{"code":{"x":1},"message":["s3cret"]}}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		fault := newFault("test", true, &http.Response{StatusCode: status}, body, time.Now(), "s3cret")
+		fault := newFault(request{op: "test", content: true}, &http.Response{StatusCode: status}, body, time.Now(), "s3cret")
 		text := fault.Error()
 		if len(text) > 4*maxMessage+500 || strings.ContainsFunc(text, unicode.IsControl) || strings.Contains(text, "s3cret") {
 			t.Errorf("unfit text %q", text)

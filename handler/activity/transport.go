@@ -127,6 +127,7 @@ type request struct {
 	content bool // about one content
 	retries int
 	secrets []string // what must not appear in an error, besides the token
+	private bool     // its answers hold AuthIDs: nothing of them enters an error
 }
 
 // call sends r and returns an answer with status 200, whose body the caller
@@ -231,7 +232,7 @@ func (t *trial) check(ctx context.Context, resp *http.Response, err error) (agai
 	default:
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // a cut body is as good as none
 		_ = resp.Body.Close()
-		t.fault = newFault(t.op, t.content, resp, body, t.now(), t.secrets...)
+		t.fault = newFault(t.request, resp, body, t.now(), t.secrets...)
 		resp.Body = http.NoBody
 	}
 	if t.fault.Kind == Throttled {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -271,8 +272,14 @@ func serviceMessage(resp *http.Response) string {
 	return clean(parsed.Message, 300)
 }
 
-// clean keeps the printable part of foreign text, at most n bytes of it.
+// credentials finds what looks like a signature or a token in a foreign text: a
+// refusal may quote the request's Authorization header.
+var credentials = regexp.MustCompile(`(?i)\btype(?:=|%3d)\S*|\bsig(?:=|%3d)\S*|\bbearer\s+\S+|\beyJ[\w-]{8,}[\w.-]*`)
+
+// clean keeps the printable part of foreign text, without credentials, at most n
+// bytes of it.
 func clean(s string, n int) string {
+	s = credentials.ReplaceAllString(s, "[redacted]")
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == '\ufffd' {
 			return ' '

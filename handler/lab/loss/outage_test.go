@@ -436,9 +436,9 @@ var outageRows = []row{
 	{
 		name: "X-large", what: "a content too large for one tick begins again in each, and is never done",
 		test: func(t *testing.T, s *system) {
-			// Scaled: 6,000 records of 680 bytes in place of 100,000, in which the race
+			// Scaled: 9,000 records of 680 bytes in place of 100,000, in which the race
 			// detector would spend minutes. Rate and deadline are as they are.
-			const records, share = 6000, 680
+			const records, share = 9000, 680
 			var large []json.RawMessage
 			for i := range records {
 				large = append(large, rec(i, `,"Padding":"`+strings.Repeat("x", share-len(rec(i, ""))-len(`,"Padding":"",`))+`"`))
@@ -471,6 +471,17 @@ var outageRows = []row{
 			s.account.Set(func(sw *cosmosfake.Switches) { sw.Budget = 0 })
 			s.reconciled(nil)
 			s.counted(records, 0, 0)
+			sent := 0
+			for _, e := range s.account.Log() {
+				if e.Container == "Audits" && e.Kind == cosmosfake.Batch && e.Status != http.StatusTooManyRequests {
+					sent += e.Operations
+				}
+			}
+			// A segment of 1,000 that was under way when time ran out is sent again,
+			// and what of it exists is sent twice.
+			if most := records + 2*1000*ticks; sent > most {
+				t.Errorf("%d records were sent in %d ticks, want at most %d", sent, ticks+1, most)
+			}
 			if e := s.entries()[0]; e.Attempts != 0 {
 				t.Errorf("%d attempts count as failed; to run out of time is no failure of the content", e.Attempts)
 			}

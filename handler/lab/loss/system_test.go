@@ -68,7 +68,8 @@ type system struct {
 	account *cosmosfake.Fake
 	opts    options
 	log     *logBuffer
-	door    *door // where the tenant's notifications arrive
+	heard   *logBuffer // what ticks tell the host
+	door    *door      // where the tenant's notifications arrive
 	procs   []*process
 }
 
@@ -89,7 +90,7 @@ func newSystem(t *testing.T, set func(*options)) *system {
 	if set != nil {
 		set(&o)
 	}
-	s := &system{t: t, opts: o, log: &logBuffer{}, door: &door{}}
+	s := &system{t: t, opts: o, log: &logBuffer{}, heard: &logBuffer{}, door: &door{}}
 	s.tenant = tenant.New(tenant.Config{Origin: origin, Client: &http.Client{Transport: s.door}, Knobs: o.knobs, Seed: 1})
 	var err error
 	if s.account, err = cosmosfake.New(cosmosfake.Options{Key: accountKey}); err != nil {
@@ -107,12 +108,11 @@ func newSystem(t *testing.T, set func(*options)) *system {
 func (s *system) close() {
 	for _, p := range s.procs {
 		p.kill()
+		<-p.done
 	}
 	synctest.Wait()
-	for _, secret := range []string{authID, accountKey, tenant.DefaultAppSecret, "Bearer "} {
-		if strings.Contains(s.log.String(), secret) {
-			s.t.Errorf("the log holds the secret %q", secret)
-		}
+	if found := leaks(s.log.String()+s.heard.String(), secrets()...); len(found) > 0 {
+		s.t.Errorf("the log, or what ticks say, holds the secrets %q", found)
 	}
 	if v := s.tenant.Violations(); len(v) > 0 {
 		s.t.Errorf("breaches of the API's rules: %s", strings.Join(v, "; "))
@@ -305,7 +305,8 @@ func (p *process) tick() error {
 			}
 		}
 	}()
-	_, err := p.timer.Tick(ctx, "00000000-0000-4000-8000-000000000001")
+	sentence, err := p.timer.Tick(ctx, "00000000-0000-4000-8000-000000000001")
+	fmt.Fprintln(p.s.heard, sentence, err)
 	return err
 }
 

@@ -39,6 +39,7 @@ const (
 
 var kindNames = [...]string{"transient", "throttled", "exists", "changed", "not found", "missing", "refused", "too large", "partition full", "denied"}
 
+// String names the Kind in plain words, for logs.
 func (k Kind) String() string {
 	if k == None {
 		return "none"
@@ -56,6 +57,7 @@ type Fault struct {
 	Err       error  // the cause, never nil
 }
 
+// Error names the operation, the kind, the status and the cause.
 func (f *Fault) Error() string {
 	if f.Status == 0 {
 		return fmt.Sprintf("%s: %s: %v", f.Op, f.Kind, f.Err)
@@ -71,6 +73,7 @@ func (f *Fault) Error() string {
 	return text
 }
 
+// Unwrap returns the cause.
 func (f *Fault) Unwrap() error { return f.Err }
 
 // KindOf reports the Kind of the first Fault in err's tree, None for a nil error,

@@ -94,6 +94,25 @@ var crashRows = []row{
 		}),
 	},
 	{
+		name: "X-two-outcomes", what: "an instance that failed on a content opens it again after another has stored it",
+		test: func(t *testing.T, s *system) {
+			a, b := s.process(), s.process()
+			a.ticks(1)
+			b.ticks(1)
+			c := s.tenant.Publish(general, time.Now(), mixed(s)...)
+			refused := s.tenant.Inject(tenant.Rule{Op: tenant.OpAudit, Path: c.ID, Times: 1, Delay: 20 * time.Second, Status: http.StatusNotFound, Code: "AF20050", Message: "refused"})
+			s.later(time.Second)
+			if err := a.timer.Collector.CatchUp(t.Context(), general, &collect.Tally{}); err != nil {
+				t.Error(err)
+			}
+			s.both(a, b, func(p *process) error { return p.timer.Collector.Work(t.Context(), &collect.Tally{}) })
+			if e := s.entryOf(c.ID); refused.Hits() != 1 || s.asked(c.ID) != 2 || e.State != ledger.Stored || e.Attempts != 0 {
+				t.Errorf("after %d fetches, %d of them refused, the content is %s with %d attempts", s.asked(c.ID), refused.Hits(), e.State, e.Attempts)
+			}
+			s.reconciled(refusing(noRecords))
+		},
+	},
+	{
 		name: "X-two-page", what: "two instances that list the same page note a content twice, or move the mark past one",
 		test: everyJitter(func(o *options) { o.knobs.PageSize = 7 }, func(w *system, a, b *process) {
 			const contents = 60

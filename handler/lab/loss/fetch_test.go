@@ -2,18 +2,12 @@ package loss_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"iter"
 	"net/http"
-	"os"
-	"os/exec"
-	"runtime/metrics"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -52,10 +46,9 @@ var fetchRows = []row{
 			if n := s.asked(gone.ID); n < 8 || n > 20 {
 				t.Errorf("the content was asked for %d times in six hours", n)
 			}
-			if lines := s.logLines("content lost: it cannot be had, and its time is over"); len(lines) != 1 || lines[0]["contentId"] != gone.ID {
-				t.Errorf("the log names as lost %v, want %s", lines, gone.ID)
-			}
-			s.reconciledBut(gone.ID)
+			lost := map[string]bool{gone.ID: true}
+			s.lostAre(lost)
+			s.reconciledBut(lost)
 		},
 	},
 	{
@@ -347,104 +340,6 @@ func resumed(t *testing.T, s *system) {
 	}
 }
 
-// alone names the variable under which fullSize runs in a process of its own,
-// where memory is nobody else's.
-const alone = "LOSS_ALONE"
-
-// fullSize collects 68 MB and 100,000 records and watches what memory the
-// process holds: the tenant and the account in it included, so that the product
-// has less. The account keeps nothing: what arrives is compared and taken out.
-func fullSize(t *testing.T, s *system) {
-	if os.Getenv(alone) == "" {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestLoss$/^D24$", "-test.v")
-		cmd.Env = append(os.Environ(), alone+"=1")
-		out, err := cmd.CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestLoss/D24")) {
-			t.Errorf("alone in a process: %v\n%s", err, out[:min(len(out), 4000)])
-		}
-		return
-	}
-	const n, limit = 100_000, 96 << 20
-	c := s.tenant.Add(tenant.Content{Type: general, Created: dawn.Add(-time.Minute), Records: manyRecords(0, n, 680)})
-	if size := sizeOf(t, c); size < 68_000_000 {
-		t.Fatalf("the content has %d bytes", size)
-	}
-	var mu sync.Mutex
-	var peak uint64
-	arrived := make([]bool, n)
-	take := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		peak = max(peak, memory())
-		for _, d := range s.account.Documents("Audits") {
-			s.arrive(arrived, d)
-		}
-	}
-	s.account.Set(func(sw *cosmosfake.Switches) {
-		sw.Hook = func(call cosmosfake.Call) *cosmosfake.Fault {
-			if call.Container == "Audits" && call.Kind == cosmosfake.Batch {
-				take()
-			}
-			return nil
-		}
-	})
-	s.process().mustTick()
-	take()
-	if e := s.entryOf(c.ID); e.State != ledger.Stored || e.Elements != n || e.Stored != n || s.asked(c.ID) != 1 {
-		t.Errorf("the content is %s with %d of %d elements after %d fetches: %s", e.State, e.Stored, e.Elements, s.asked(c.ID), e.Reason)
-	}
-	if i := slices.Index(arrived, false); i >= 0 {
-		t.Errorf("record %d is missing", i)
-	}
-	t.Logf("at most %d MiB", peak>>20)
-	if peak > limit {
-		t.Errorf("the process held %d MiB, want at most %d", peak>>20, limit>>20)
-	}
-}
-
-// arrive compares a document of manyRecords(0, …, 680), and deletes it.
-func (s *system) arrive(arrived []bool, d cosmosfake.Document) {
-	i, err := strconv.Atoi(d.ID[max(0, len(d.ID)-12):])
-	if err != nil || i >= len(arrived) || arrived[i] {
-		s.t.Errorf("document %s was never published, or came before", d.ID)
-	} else {
-		sum := sha256.Sum256(numbered(i, 680))
-		if !bytes.Contains(d.Body, fmt.Appendf(nil, `"sha256":"%x"`, sum)) {
-			s.t.Errorf("document %s has not the hash of its record", d.ID)
-		}
-		arrived[i] = true
-	}
-	req, err := http.NewRequest(http.MethodDelete, "https://fake.documents.example/dbs/Audit/colls/Audits/docs/"+d.ID, nil)
-	if err != nil {
-		s.t.Error(err)
-		return
-	}
-	req.Header.Set("Authorization", "type%3Daad%26ver%3D1.0%26sig%3Dsynthetic")
-	req.Header.Set("x-ms-date", time.Now().UTC().Format(http.TimeFormat))
-	req.Header.Set("x-ms-version", "2020-11-05")
-	req.Header.Set("x-ms-documentdb-partitionkey", d.Key)
-	resp, err := s.account.RoundTrip(req)
-	if err != nil {
-		s.t.Error(err)
-		return
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		s.t.Errorf("taking document %s out: status %d", d.ID, resp.StatusCode)
-	}
-}
-
-// memory is what the Go runtime holds of the machine's memory.
-func memory() uint64 {
-	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
-	metrics.Read(sample)
-	return sample[0].Value.Uint64() - sample[1].Value.Uint64()
-}
-
 // numbered is record n, of exactly that size.
 func numbered(n, size int) json.RawMessage {
 	head := fmt.Sprintf(`{"CreationTime":"2026-03-11T09:00:00","Id":"00000000-0000-4000-8000-%012d","RecordType":21,"UserId":"user%03d@harbor.example","Workload":"CRM","Query":"`, n, n%7)
@@ -520,24 +415,4 @@ func (s *system) logLines(message string) (lines []map[string]any) {
 		}
 	}
 	return lines
-}
-
-// reconciledBut is reconciled where exactly the named contents are lost.
-func (s *system) reconciledBut(lost ...string) {
-	s.t.Helper()
-	for _, f := range s.compare(nil).Faults {
-		if !slices.Contains(lost, f.ContentID) {
-			s.t.Errorf("%s", f)
-		}
-	}
-	var got []string
-	for _, e := range s.entries() {
-		if e.State == ledger.Lost {
-			got = append(got, e.ContentID)
-		}
-	}
-	slices.Sort(got)
-	if want := slices.Sorted(slices.Values(lost)); !slices.Equal(got, want) {
-		s.t.Errorf("lost are %q, want %q", got, want)
-	}
 }

@@ -119,7 +119,8 @@ type reply struct {
 }
 
 // knock sends a request to the door and checks what holds for every answer: it
-// is short, quotes nothing, and the body was not read beyond the limit.
+// is short, and the body was not read beyond the limit. That it tells no secret
+// is checked at the end of every row.
 func (s *system) knock(name, method string, header http.Header, body io.Reader) reply {
 	s.t.Helper()
 	counted := &countingReader{r: body}
@@ -141,9 +142,6 @@ func (s *system) knock(name, method string, header http.Header, body io.Reader) 
 	got := reply{resp.StatusCode, string(text), counted.n.Load()}
 	if len(text) > 200 || got.status == http.StatusOK && len(text) > 0 {
 		s.t.Errorf("%s: status %d with a body of %d bytes", name, got.status, len(text))
-	}
-	if found := leaks(got.text+fmt.Sprint(resp.Header), secrets()...); len(found) > 0 {
-		s.t.Errorf("%s: the answer tells %q", name, found)
 	}
 	if got.read > largest+slack {
 		s.t.Errorf("%s: %d bytes of the body were read", name, got.read)
@@ -264,14 +262,7 @@ func hostileDoor(t *testing.T, s *system) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			raw = bytes.ReplaceAll(raw, []byte(first.ID), []byte(c.ID))
-			if h.Name != "a date that is none" { // which alone is no reason to refuse an item
-				// Nothing but what the name says is wrong with the item.
-				bad, neighbour, _ := bytes.Cut(raw, []byte("},{"))
-				bad = bytes.Replace(bad, []byte(`"contentUri":"`+c.URI+`"`), []byte(`"contentUri":"`+c.URI+`$hostile"`), 1)
-				raw = slices.Concat(bad, []byte("},{"), neighbour)
-			}
-			body = bytes.NewReader(raw)
+			body = bytes.NewReader(bytes.ReplaceAll(raw, []byte(first.ID), []byte(c.ID)))
 			good = append(good, c.ID)
 		}
 		want := http.StatusOK
@@ -537,17 +528,11 @@ func hostileLedger(t *testing.T, s *system) {
 		t.Errorf("%d contents are left open, want %d", bad, len(uris)+len(spoilt))
 	}
 	s.nothingLeft(strangers(), good)
-	s.reconciledButOpen(slices.Collect(maps.Keys(spoilt)))
-}
-
-// reconciledButOpen is reconciled where nothing but the named contents is amiss.
-func (s *system) reconciledButOpen(open []string) {
-	s.t.Helper()
-	for _, f := range s.compare(nil).Faults {
-		if !slices.Contains(open, f.ContentID) && !strings.HasPrefix(f.ContentID, "planted$") {
-			s.t.Errorf("%s", f)
-		}
+	open := map[string]bool{}
+	for id := range spoilt {
+		open[id] = true
 	}
+	s.reconciledBut(open)
 }
 
 func hostilePage(t *testing.T, s *system) {
@@ -650,6 +635,13 @@ func hostileBody(t *testing.T, s *system) {
 	second := asService()
 	second["Content-Encoding"] = []string{"identity", "gzip"}
 	deliver("compressed by a second header", 400, second, "POST", bomb)
+
+	// A date that is none is no reason to refuse a content: it is taken as of now.
+	undated := s.neighbour()
+	good = append(good, undated.ID)
+	it := item(undated)
+	it["contentCreated"], it["contentExpiration"] = "yesterday", "never"
+	deliver("dates that are none", 200, asService(), "POST", array(it))
 
 	// Bad items before and behind a good one.
 	field := func(name, raw string) string {
@@ -848,9 +840,10 @@ func hostileHost(t *testing.T, s *system) {
 	}
 	served := make(chan error, 1)
 	go func() { served <- host.Serve(ctx, line, server.Handler(ctx), log) }()
-	transport := &http.Transport{DialContext: line.dial}
+	pool := &http.Transport{DialContext: line.dial}
+	transport := recorder{pool, s.said}
 	defer func() {
-		transport.CloseIdleConnections()
+		pool.CloseIdleConnections()
 		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("serving: %v", err)
@@ -885,7 +878,7 @@ func hostileHost(t *testing.T, s *system) {
 			}()
 			if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
 				status[i].Store(int64(resp.StatusCode))
-				_, _ = io.Copy(io.Discard, resp.Body) // until the connection ends
+				_, _ = io.Copy(s.said, resp.Body) // until the connection ends
 				_ = resp.Body.Close()
 			}
 			held[i].Store(int64(time.Since(began)))
@@ -908,9 +901,6 @@ func hostileHost(t *testing.T, s *system) {
 		text, err := io.ReadAll(resp.Body)
 		if err != nil {
 			t.Errorf("%s: %v", path, err)
-		}
-		if found := leaks(string(text)+fmt.Sprint(resp.Header), secrets()...); len(found) > 0 {
-			t.Errorf("%s: the answer tells %q", path, found)
 		}
 		return resp.StatusCode, string(text)
 	}

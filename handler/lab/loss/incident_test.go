@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"activityarchive/handler/lab/cosmosfake"
+	"activityarchive/handler/lab/reconcile"
 	"activityarchive/handler/lab/tenant"
 	"activityarchive/handler/ledger"
 )
@@ -135,6 +136,12 @@ var incidentRows = []row{
 			if sum.Stored != 18 || sum.Dead != 3 || states[ledger.Stored] != 1 {
 				t.Errorf("counts %+v, states %v; want 18 stored, 3 dead letters, the content closed", sum, states)
 			}
+			s.reconciled(func(raw json.RawMessage) reconcile.Fate {
+				if bytes.Contains(raw, []byte("user003@")) {
+					return reconcile.Refused
+				}
+				return reconcile.Archived
+			})
 		},
 	},
 	{

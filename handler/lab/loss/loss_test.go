@@ -1,6 +1,7 @@
 package loss_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 )
@@ -28,5 +29,10 @@ func TestLoss(t *testing.T) {
 			t.Parallel()
 			run(t, r.set, r.test)
 		})
+	}
+	for i := range 38 {
+		if name := fmt.Sprintf("D%02d", i+1); !names[name] {
+			t.Errorf("there is no row %s", name)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -241,12 +242,23 @@ var recordRows = []row{
 			s.tenant.Publish(general, time.Now(), list[3:]...)
 			s.process().ticks(2)
 			var want []string
+			records := map[string]json.RawMessage{}
 			for _, raw := range list {
 				want = append(want, hashOf(raw))
+				records[hashOf(raw)] = raw
 			}
 			slices.Sort(want)
 			if diff := cmp.Diff(want, s.texts()); diff != "" {
 				t.Errorf("records in the archive (-want +got):\n%s", diff)
+			}
+			for _, d := range s.account.Documents("Audits") {
+				var archive struct{ SHA256 string }
+				if err := unmarshalExact(d.Body, "archive", &archive); err != nil {
+					t.Fatal(err)
+				}
+				if raw, ok := records[archive.SHA256]; ok {
+					s.holds(d, raw)
+				}
 			}
 			s.counted(6, 0, 0)
 		},
@@ -266,6 +278,18 @@ func users(t *testing.T, s *system) {
 	for i, user := range []string{`"` + strings.Repeat("u", 2049) + `"`, `"` + strings.Repeat("u", 3<<10) + `"`, `"` + strings.Repeat("😀", 513) + `"`, "{}", `["user001@harbor.example"]`} {
 		dead = append(dead, odd(100+i, guidOf(100+i), user))
 	}
+	// What stands before the gateway does not take every header (16 KB is the
+	// limit of HTTP.sys, its setting MaxFieldLength), and its page is no verdict on
+	// a record.
+	dead = append(dead, odd(110, guidOf(110), `"`+strings.Repeat("u", 100<<10)+`"`))
+	s.account.Set(func(sw *cosmosfake.Switches) {
+		sw.Hook = func(c cosmosfake.Call) *cosmosfake.Fault {
+			if len(c.Key) > 16<<10 {
+				return &cosmosfake.Fault{Status: http.StatusBadRequest, Body: "<html>Bad Request - Request Too Long</html>"}
+			}
+			return nil
+		}
+	})
 	s.tenant.Publish(general, time.Now(), slices.Concat(recs(900, 3), good, dead, recs(910, 3))...)
 	s.process().ticks(2)
 	s.reconciled(refusing(dead))

@@ -137,6 +137,9 @@ var subscriptionRows = []row{
 			if e := s.entries(); len(e) != 1 || e[0].ContentType != general || e[0].State != ledger.Stored {
 				t.Errorf("the ledger has %+v", e)
 			}
+			if n := len(s.account.Documents("Audits")); n != 5 {
+				t.Errorf("%d records stored, want the 5 of ours", n)
+			}
 		},
 	},
 	{

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/google/go-cmp/cmp"
 
 	"activityarchive/handler/activity"
 	"activityarchive/handler/archive"
@@ -69,6 +71,7 @@ type system struct {
 	opts    options
 	log     *logBuffer
 	heard   *logBuffer // what ticks tell the host
+	said    *logBuffer // what the webhook answers
 	door    *door      // where the tenant's notifications arrive
 	procs   []*process
 }
@@ -90,7 +93,8 @@ func newSystem(t *testing.T, set func(*options)) *system {
 	if set != nil {
 		set(&o)
 	}
-	s := &system{t: t, opts: o, log: &logBuffer{}, heard: &logBuffer{}, door: &door{}}
+	s := &system{t: t, opts: o, log: &logBuffer{}, heard: &logBuffer{}, said: &logBuffer{}}
+	s.door = &door{said: s.said}
 	s.tenant = tenant.New(tenant.Config{Origin: origin, Client: &http.Client{Transport: s.door}, Knobs: o.knobs, Seed: 1})
 	var err error
 	if s.account, err = cosmosfake.New(cosmosfake.Options{Key: accountKey}); err != nil {
@@ -111,8 +115,8 @@ func (s *system) close() {
 		<-p.done
 	}
 	synctest.Wait()
-	if found := leaks(s.log.String()+s.heard.String(), secrets()...); len(found) > 0 {
-		s.t.Errorf("the log, or what ticks say, holds the secrets %q", found)
+	if found := leaks(s.log.String()+s.heard.String()+s.said.String(), secrets()...); len(found) > 0 {
+		s.t.Errorf("the log, or what ticks or the webhook say, holds the secrets %q", found)
 	}
 	if v := s.tenant.Violations(); len(v) > 0 {
 		s.t.Errorf("breaches of the API's rules: %s", strings.Join(v, "; "))
@@ -121,15 +125,37 @@ func (s *system) close() {
 
 // door leads notifications to the process that is up.
 type door struct {
-	mu sync.Mutex
-	to http.Handler
+	said *logBuffer
+	mu   sync.Mutex
+	to   http.Handler
 }
 
 func (d *door) RoundTrip(r *http.Request) (*http.Response, error) {
 	d.mu.Lock()
 	to := d.to
 	d.mu.Unlock()
-	return wire{to}.RoundTrip(r)
+	return recorder{wire{to}, d.said}.RoundTrip(r)
+}
+
+// recorder is a transport that keeps what is answered.
+type recorder struct {
+	next http.RoundTripper
+	to   *logBuffer
+}
+
+func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := r.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	fmt.Fprintln(r.to, resp.Status, resp.Header, string(text), err)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(text))
+	return resp, nil
 }
 
 func (d *door) set(h http.Handler) {
@@ -288,8 +314,11 @@ func (s *system) process() *process {
 }
 
 // tick runs one tick of p.
-func (p *process) tick() error {
-	ctx, cancel := context.WithTimeout(context.Background(), tickTime)
+func (p *process) tick() error { return p.tickWithin(tickTime) }
+
+// tickWithin runs one tick of p under another deadline.
+func (p *process) tickWithin(d time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	stop := make(chan struct{})
 	defer close(stop)
@@ -349,6 +378,25 @@ func (s *system) reconciled(of fate) reconcile.Report {
 		s.t.Logf("log:\n%s", s.log.tail())
 	}
 	return report
+}
+
+// reconciledBut is reconciled where the named contents, each of them, are not
+// stored and their records are missing, and nothing else is amiss.
+func (s *system) reconciledBut(missing map[string]bool) {
+	s.t.Helper()
+	unfinished := map[string]bool{}
+	for _, f := range s.compare(nil).Faults {
+		switch {
+		case missing[f.ContentID] && f.What == reconcile.Unfinished:
+			unfinished[f.ContentID] = true
+		case missing[f.ContentID] && f.What == reconcile.Missing:
+		default:
+			s.t.Errorf("%s", f)
+		}
+	}
+	if diff := cmp.Diff(missing, unfinished); diff != "" {
+		s.t.Errorf("contents that are not stored (-want +got):\n%s", diff)
+	}
 }
 
 // compare is reconciled without a judgement.

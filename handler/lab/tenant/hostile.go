@@ -77,44 +77,62 @@ func (t *Tenant) Hostile(authID string, good Content) []Hostile {
 	unequal.Header = http.Header{"Webhook-ValidationCode": {"another"}}
 	list = append(list, forged, unequal)
 
-	// One bad item beside a good one.
-	id := url.PathEscape(good.ID)
-	for _, bad := range []struct{ name, field, value string }{
-		{"another tenant", "tenantId", "7a10c0de-00ff-4000-8000-0000000000ff"},
-		{"another application", "clientId", "7a10c0de-00fe-4000-8000-0000000000fe"},
-		{"an unknown type", "contentType", "Audit.Harbor"},
-		{"no id", "contentId", ""},
-		{"a huge id", "contentId", strings.Repeat("9$", 4096)},
-		{"a date that is none", "contentCreated", "yesterday"},
-		{"no uri", "contentUri", ""},
-		{"a uri of another host", "contentUri", "https://attacker.example" + feed + good.ID},
-		{"a uri of another scheme", "contentUri", "http://" + origin.Host + feed + good.ID},
-		{"a uri of another port", "contentUri", "https://" + origin.Hostname() + ":9" + feed + good.ID},
-		{"a uri with userinfo", "contentUri", "https://" + origin.Host + "@attacker.example" + feed + good.ID},
-		{"a uri with a user", "contentUri", "https://user@" + origin.Host + feed + good.ID},
-		{"a uri of a longer host", "contentUri", "https://" + origin.Hostname() + ".attacker.example" + feed + good.ID},
-		{"a uri with a dot after the host", "contentUri", "https://" + origin.Hostname() + "." + feed + good.ID},
-		{"a uri with a backslash", "contentUri", `https://` + origin.Host + `\@attacker.example` + feed + good.ID},
-		{"a uri without a scheme", "contentUri", "//" + origin.Host + feed + good.ID},
-		{"a uri of another tenant", "contentUri", t.origin + "/api/v1.0/7a10c0de-00ff-4000-8000-0000000000ff/activity/feed/audit/" + good.ID},
-		{"a uri with dots", "contentUri", t.origin + feed + "../subscriptions/list"},
-		{"a uri with escaped dots", "contentUri", t.origin + feed + "%2e%2e/subscriptions/list"},
-		{"a uri with twice escaped dots", "contentUri", t.origin + feed + "%252e%252e%252fsubscriptions/list"},
-		{"a uri with an escaped slash", "contentUri", t.origin + feed + "x%2f..%2f" + id},
-		{"a uri with an escaped backslash", "contentUri", t.origin + feed + "..%5c" + id},
-		{"a uri with a double slash", "contentUri", t.origin + "/" + feed + good.ID},
-		{"a uri of an operation", "contentUri", t.feed() + "/subscriptions/stop?contentType=" + good.Type},
-		{"a uri with a fragment", "contentUri", t.origin + feed + good.ID + "#fragment"},
-		{"a uri with a control character", "contentUri", t.origin + feed + good.ID + "\r\nX-Injected: yes"},
+	// One bad item beside a good one. Nothing is wrong with it but what its name
+	// says: its contentUri ends in its contentId, which is not its neighbour's.
+	id := good.ID + "$hostile"
+	const nameless = "$IsFromNotification" // a suffix that says nothing: what is left of the id is empty
+	huge := strings.Repeat("9$", 2048)
+	for _, bad := range []struct {
+		name string
+		item map[string]string // what differs
+	}{
+		{"another tenant", map[string]string{"tenantId": "7a10c0de-00ff-4000-8000-0000000000ff"}},
+		{"another application", map[string]string{"clientId": "7a10c0de-00fe-4000-8000-0000000000fe"}},
+		{"an unknown type", map[string]string{"contentType": "Audit.Harbor"}},
+		{"no id", map[string]string{"contentId": "", "contentUri": t.origin + feed + nameless}},
+		{"a huge id", map[string]string{"contentId": huge, "contentUri": t.origin + feed + huge}},
+		{"a huge uri", map[string]string{"contentUri": t.origin + feed + id + "?x=" + huge}},
+		{"an id that is not the uri's", map[string]string{"contentUri": t.origin + feed + id + "x"}},
+		{"no uri", map[string]string{"contentId": nameless, "contentUri": ""}},
+		{"a uri of another host", uri("https://attacker.example" + feed + id)},
+		{"a uri of another scheme", uri("http://" + origin.Host + feed + id)},
+		{"a uri of another port", uri("https://" + origin.Hostname() + ":9" + feed + id)},
+		{"a uri with userinfo", uri("https://" + origin.Host + "@attacker.example" + feed + id)},
+		{"a uri with a user", uri("https://user@" + origin.Host + feed + id)},
+		{"a uri of a longer host", uri("https://" + origin.Hostname() + ".attacker.example" + feed + id)},
+		{"a uri with a dot after the host", uri("https://" + origin.Hostname() + "." + feed + id)},
+		{"a uri with a backslash", uri(`https://` + origin.Host + `\@attacker.example` + feed + id)},
+		{"a uri without a scheme", uri("//" + origin.Host + feed + id)},
+		{"a uri of another tenant", uri(t.origin + "/api/v1.0/7a10c0de-00ff-4000-8000-0000000000ff/activity/feed/audit/" + id)},
+		{"a uri with dots", uri(t.origin + feed + "../subscriptions/list")},
+		{"a uri with escaped dots", uri(t.origin + feed + "%2e%2e/subscriptions/list")},
+		{"a uri with twice escaped dots", uri(t.origin + feed + "%252e%252e%252fsubscriptions/list")},
+		{"a uri with an escaped slash", uri(t.origin + feed + "x%2f..%2f" + id)},
+		{"a uri with an escaped backslash", uri(t.origin + feed + "..%5c" + id)},
+		{"a uri with a double slash", uri(t.origin + "/" + feed + id)},
+		{"a uri of an operation", uri(t.feed() + "/subscriptions/stop?contentType=" + good.Type)},
+		{"a uri with a fragment", uri(t.origin + feed + id + "#fragment")},
+		{"a uri with a control character", uri(t.origin + feed + id + "\r\nX-Injected: yes")},
 	} {
 		item := t.pointer(&good)
-		item["contentId"] = good.ID + "$hostile" // else it would be a copy of its neighbour
-		item[bad.field] = bad.value
+		item["contentId"], item["contentUri"] = id, t.origin+feed+id
+		for field, value := range bad.item {
+			item[field] = value
+		}
 		h := whole(bad.name, authID, text([]any{item, t.pointer(&good)}))
 		h.Keeps = []string{good.ID}
 		list = append(list, h)
 	}
 	return list
+}
+
+// uri makes an item point to uri, with the id that stands at its end.
+func uri(uri string) map[string]string {
+	item := map[string]string{"contentUri": uri}
+	if u, err := url.Parse(uri); err == nil {
+		item["contentId"] = u.Path[strings.LastIndexByte(u.Path, '/')+1:]
+	}
+	return item
 }
 
 // spaces reads as white space without end.

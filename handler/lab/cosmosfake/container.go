@@ -38,8 +38,9 @@ type container struct {
 	index        index
 
 	parts   map[string]map[string]*document
-	lsn     int64    // counts committed requests that wrote
-	history [][]undo // of the last of them, oldest first
+	sparse  map[string][]*document // by the name of a member: the versions that have it, some of them outdated
+	lsn     int64                  // counts committed requests that wrote
+	history [][]undo               // of the last of them, oldest first
 }
 
 // historyLength is how far back a stale read can look.
@@ -230,6 +231,29 @@ func (c *container) get(key, id string, now time.Time) *document {
 	return d
 }
 
+// having returns the documents that have a member of that name, as every query
+// for what few documents have asks for again and again. The list is built once
+// and kept up by put; versions that are no longer there are dropped here.
+func (c *container) having(name string, now time.Time) []*document {
+	list, built := c.sparse[name]
+	if !built {
+		for _, part := range c.parts {
+			for _, d := range part {
+				if bytes.Contains(d.body, []byte(`"`+name+`":`)) && d.values()[name] != nil {
+					list = append(list, d)
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b *document) int { return cmp.Compare(a.seq, b.seq) })
+	list = slices.Compact(slices.DeleteFunc(list, func(d *document) bool { return c.parts[d.key][d.id] != d }))
+	if c.sparse == nil {
+		c.sparse = map[string][]*document{}
+	}
+	c.sparse[name] = list
+	return slices.DeleteFunc(slices.Clone(list), func(d *document) bool { return c.expired(d, now) })
+}
+
 // all returns the documents of every partition.
 func (c *container) all(now time.Time) (list []*document) {
 	for _, part := range c.parts {
@@ -245,6 +269,11 @@ func (c *container) all(now time.Time) (list []*document) {
 // put writes one document, nil to delete it, and returns how to undo that.
 func (c *container) put(key, id string, d *document) undo {
 	part := c.parts[key]
+	for name, list := range c.sparse {
+		if d != nil && d.values()[name] != nil {
+			c.sparse[name] = append(list, d)
+		}
+	}
 	u := undo{key, id, part[id]}
 	switch {
 	case d == nil:

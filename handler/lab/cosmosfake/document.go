@@ -210,7 +210,7 @@ func (f *Fake) apply(c *container, key string, op operation) (result, []undo) {
 		return changed, nil
 	}
 	f.writes++
-	d := &document{key: key, id: id, seq: f.writes, ts: now.Unix(), ttl: ttl, etag: fmt.Sprintf(`"%08x-0000-0000-0000-%012x"`, now.Unix()&math.MaxUint32, f.writes)}
+	d := &document{key: key, id: id, seq: f.writes, ts: now.Unix(), ttl: ttl, etag: etagOf(now.Unix(), f.writes)}
 	res := result{Status: http.StatusCreated}
 	if old != nil {
 		d.seq, res.Status = old.seq, http.StatusOK
@@ -220,8 +220,11 @@ func (f *Fake) apply(c *container, key string, op operation) (result, []undo) {
 	object["_self"] = "dbs/" + c.database + "/colls/" + c.id + "/docs/" + rid + "/"
 	object["_etag"] = d.etag
 	object["_attachments"] = "attachments/"
-	object["_ts"] = d.ts
+	object["_ts"] = float64(d.ts)
 	d.body = encode(object)
+	if c.sparse != nil { // else put would decode it again
+		d.value = object
+	}
 	res.ETag = d.etag
 	res.Charge = createCharge(op.size, c.index.paths(object))
 	if old != nil {
@@ -231,6 +234,10 @@ func (f *Fake) apply(c *container, key string, op operation) (result, []undo) {
 		res.Body = d.body
 	}
 	return res, []undo{c.put(key, id, d)}
+}
+
+func etagOf(at, write int64) string {
+	return fmt.Sprintf(`"%08x-0000-0000-0000-%012x"`, at&math.MaxUint32, write)
 }
 
 var changed = refusal(http.StatusPreconditionFailed, 0, "Operation cannot be performed because one of the specified precondition is not met.")

@@ -20,7 +20,10 @@
 package cosmosfake
 
 import (
+	"bytes"
 	"cmp"
+	"fmt"
+	"iter"
 	"net/http"
 	"slices"
 	"sync"
@@ -43,6 +46,12 @@ type Switches struct {
 	EmptyPages bool
 	// Latency is how long each request waits before it is served.
 	Latency time.Duration
+	// Canned names a container in which a batch is answered without a look at its
+	// documents, as a batch of creates that all went well, and nothing is stored:
+	// a sink for measuring what writes to it. Each operation must begin with its
+	// operationType. It is charged as ever where the index names its paths; where
+	// everything is indexed, an unseen document counts as one value.
+	Canned string
 	// Hook, if not nil, is asked before the rules what goes wrong with a call;
 	// nil: nothing. It may use the Fake.
 	Hook func(Call) *Fault
@@ -214,6 +223,27 @@ func (f *Fake) Provision(databaseID, containerID string, paths ...string) error 
 		return err
 	}
 	db.containers[containerID] = c
+	return nil
+}
+
+// Load puts documents into a container as they are, without a request, a check
+// or a charge: a start with a history. Each body is a JSON object that lacks
+// what the account adds.
+func (f *Fake) Load(databaseID, containerID string, documents iter.Seq[Document]) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	db := f.store[databaseID]
+	if db == nil || db.containers[containerID] == nil {
+		return fmt.Errorf("loading documents: no container %s in %s", containerID, databaseID)
+	}
+	c, now := db.containers[containerID], f.clock().Unix()
+	for from := range documents {
+		f.writes++
+		d := &document{key: from.Key, id: from.ID, seq: f.writes, ts: now, etag: etagOf(now, f.writes)}
+		members := fmt.Sprintf(`,"_rid":"r%012x","_self":"","_etag":%q,"_attachments":"attachments/","_ts":%d}`, d.seq, d.etag, now)
+		d.body = slices.Concat(bytes.TrimSuffix(from.Body, []byte{'}'}), []byte(members))
+		c.put(d.key, d.id, d)
+	}
 	return nil
 }
 

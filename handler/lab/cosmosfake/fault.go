@@ -203,12 +203,13 @@ func (fault *Fault) answer(c Call) *answer {
 // the account document names it as the endpoint of all later requests.
 func (f *Fake) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := newRequest(req, req.URL.Scheme, req.URL.Host)
+	r.canned = f.canned(r)
 	body := io.NopCloser(strings.NewReader(""))
 	if req.Body != nil {
 		body = req.Body
 	}
 	defer body.Close()
-	if err := r.read(body); err != nil {
+	if err := r.read(body, req.ContentLength); err != nil {
 		return nil, err
 	}
 	if err := req.Context().Err(); err != nil {
@@ -246,7 +247,8 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		scheme = "https"
 	}
 	r := newRequest(req, scheme, req.Host)
-	if err := r.read(req.Body); err != nil {
+	r.canned = f.canned(r)
+	if err := r.read(req.Body, req.ContentLength); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	a, err := f.serve(req.Context(), r)

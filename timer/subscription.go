@@ -127,8 +127,12 @@ func sameAddress(a, b string) bool {
 // not make the next one too early.
 func (t *tick) start(ctx context.Context, contentType string, have *activity.Subscription) error {
 	now := t.API.Now()
+	head, err := t.Ledger.Head(ctx, contentType)
+	if err != nil {
+		return err
+	}
 	var lastOutcome string
-	_, err := t.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
+	err = t.Ledger.UpdateHead(ctx, &head, func(h *ledger.Head) error {
 		if !h.StartCall.IsZero() && now.Sub(h.StartCall.Time).Abs() < startPause {
 			if h.StartOutcome != "" && h.StartOutcome != "ok" {
 				return fmt.Errorf("%w; the last one was refused: %s", errTooSoon, h.StartOutcome)
@@ -163,7 +167,7 @@ func (t *tick) start(ctx context.Context, contentType string, have *activity.Sub
 			outcome = refusedWebhook
 		}
 	}
-	_, err = t.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
+	err = t.Ledger.UpdateHead(ctx, &head, func(h *ledger.Head) error {
 		h.StartOutcome = outcome
 		return nil
 	})

@@ -55,7 +55,8 @@ type tick struct {
 	*Timer
 	log      *slog.Logger
 	tally    collect.Tally
-	started  bool // a subscription was started
+	heads    []*ledger.Head // of each content type, in their order; empty until they are read
+	started  bool           // a subscription was started
 	mu       sync.Mutex
 	problems []string // what was left undone, in words
 }
@@ -84,7 +85,14 @@ func (t *tick) do(ctx context.Context) (outcome string, err error) {
 	if err := t.subscriptions(ctx); err != nil {
 		return "failed", err
 	}
-	lease, err := t.Ledger.Acquire(ctx, t.Owner)
+	control, err := t.Ledger.Control(ctx)
+	if err != nil {
+		return "failed", err
+	}
+	if t.heads, err = t.headsIn(control); err != nil {
+		return "failed", err
+	}
+	lease, err := control.Acquire(ctx, t.Owner)
 	if held, ok := errors.AsType[*ledger.HeldError](err); ok {
 		t.log.Info("another instance collects", "owner", held.Owner, "until", ledger.At(held.Expires).String())
 		return "standby", nil
@@ -105,6 +113,19 @@ func (t *tick) do(ctx context.Context) (outcome string, err error) {
 	return "ok", nil
 }
 
+// headsIn returns the head of each content type. At an error it returns those
+// before.
+func (t *tick) headsIn(control *ledger.Control) (heads []*ledger.Head, err error) {
+	for _, contentType := range t.ContentTypes {
+		head, err := control.Head(contentType)
+		if err != nil {
+			return heads, err
+		}
+		heads = append(heads, &head)
+	}
+	return heads, nil
+}
+
 // collect lists and works while the lease is kept.
 func (t *tick) collect(ctx context.Context, lease *ledger.Lease) error {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > 2*closing {
@@ -118,11 +139,6 @@ func (t *tick) collect(ctx context.Context, lease *ledger.Lease) error {
 	defer func() {
 		end(nil)
 		keeping.Wait()
-		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing/3)
-		defer cancel()
-		if err := lease.Release(release); err != nil && !errors.Is(err, ledger.ErrLeaseLost) {
-			t.log.Warn("lease not released; it ends by itself", "reason", err.Error())
-		}
 	}()
 
 	listErr := t.catchUp(ctx)
@@ -183,10 +199,10 @@ func (t *tick) catchUp(ctx context.Context) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Until(deadline)/2, errors.New("half of the tick's time was up"))
 		defer cancel()
 	}
-	errs := make([]error, len(t.ContentTypes))
+	errs := make([]error, len(t.heads))
 	var all sync.WaitGroup
-	for i, contentType := range t.ContentTypes {
-		all.Go(func() { errs[i] = t.Collector.CatchUp(ctx, contentType, &t.tally) })
+	for i, head := range t.heads {
+		all.Go(func() { errs[i] = t.Collector.CatchUp(ctx, head, &t.tally) })
 	}
 	all.Wait()
 	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
@@ -282,9 +298,14 @@ func (t *tick) outlook(ctx context.Context, sum collect.Sum, elapsed time.Durati
 			consider(open.LeastLife.Add(-drain))
 		}
 	}
-	for _, contentType := range t.ContentTypes {
-		head, err := t.Ledger.Head(ctx, contentType)
-		if err == nil && !head.ListedTo.IsZero() {
+	heads := t.heads
+	if len(heads) == 0 { // the tick has failed before it read them
+		if control, err := t.Ledger.Control(ctx); err == nil {
+			heads, _ = t.headsIn(control) // as many as can be read
+		}
+	}
+	for _, head := range heads {
+		if !head.ListedTo.IsZero() {
 			consider(head.ListedTo.Add(keptLife)) // what is not listed by then cannot be any more
 		}
 	}

@@ -32,6 +32,11 @@ const (
 	backoffMax   = time.Minute
 	// maxParallel is how many connections stay open between requests.
 	maxParallel = 128
+	// streamBuffer and connectionBuffer bound what bodies that nobody reads yet
+	// take of memory over HTTP/2, one alone and all of a connection. The transport
+	// itself would allow 4 MB for each body and 1 GB for all.
+	streamBuffer     = 2 << 20
+	connectionBuffer = 16 << 20
 	// clockStep is the least difference from the service's clock that counts:
 	// the header Date has a resolution of one second, and answers travel.
 	clockStep = 2 * time.Second
@@ -51,7 +56,10 @@ func defaultTransport() *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
 		// A connection that died without a word carries many requests at once.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second,
+			MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer,
+		},
 	}
 }
 

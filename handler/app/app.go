@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime/debug"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"golang.org/x/sync/errgroup"
@@ -34,9 +35,18 @@ const (
 	// what it was told of.
 	collectorShare = 0.98
 
-	// collectorParallel is how many contents a tick collects at a time: enough
-	// for 2,000 requests a minute at a round trip of a second.
-	collectorParallel = 48
+	// collectorParallel is the most contents that a tick collects at a time. How
+	// many there are follows from the quota, which lets their requests leave one
+	// by one, and from how long each takes: 2,000 requests a minute at a round
+	// trip of a second are some 40. Cosmos DB holds new ones back when it is
+	// slower (archive.Writer.Ready).
+	collectorParallel = 128
+
+	// The garbage collector runs half as often as usual as long as there is room,
+	// and harder from memoryLimit on, unless GOGC and GOMEMLIMIT say otherwise.
+	// What the process keeps at any time is less than half of that.
+	gcPercent   = 200
+	memoryLimit = 76 << 20
 
 	// webhookParallel is how many contents a notified process collects at a time.
 	webhookParallel = 8
@@ -57,6 +67,12 @@ type Options struct {
 func Serve(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if _, set := o.Getenv("GOMEMLIMIT"); !set {
+		debug.SetMemoryLimit(memoryLimit)
+		if _, set := o.Getenv("GOGC"); !set {
+			debug.SetGCPercent(gcPercent)
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return host.WatchParent(ctx, os.Getppid) }) // first: it must know the host before that can be gone
 	port, _ := o.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT")

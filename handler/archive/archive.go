@@ -10,6 +10,7 @@ package archive
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,7 +41,7 @@ type Archive struct {
 
 // New returns the archive in the container with that id. Nothing is requested.
 func New(db *cosmos.DB, container string) *Archive {
-	return &Archive{db: db, container: db.Container(container), turn: make(chan struct{}, 1)}
+	return &Archive{db: db, container: db.Bulk(container), turn: make(chan struct{}, 1)}
 }
 
 // Prepare reads the container's partition key definition, which decides where
@@ -110,15 +111,22 @@ type Document struct {
 	content string // entry id
 	key     cosmos.Key
 	body    []byte
-	raw     []byte
-	sent    int // bytes of body inside a batch
+	raw     []byte // the record's bytes, nil where body's last ones give them back
+	members int    // how many those are
+	sent    int    // bytes of body inside a batch
 	done    func(Outcome, string, error)
 
 	finished bool // done was called
 }
 
 // Raw returns the record's bytes as they stood in the content.
-func (d *Document) Raw() []byte { return d.raw }
+func (d *Document) Raw() []byte {
+	if d.raw != nil {
+		return d.raw
+	}
+	end := len(d.body) - 1
+	return slices.Concat([]byte{'{'}, d.body[end-d.members:end], []byte{'}'})
+}
 
 // errKey says that the record's UserId cannot be a partition key.
 var errKey = errors.New("UserId is an object, an array, or longer than the 2,048 bytes that a partition key value may have")
@@ -147,7 +155,7 @@ func (a *Archive) key(r *record.Record) (cosmos.Key, error) {
 	return cosmos.Key(append(key, ']')), nil
 }
 
-// Document builds the document of r, whose bytes were raw; both are copied. It
+// Document builds the document of r, whose bytes were raw. It copies both. It
 // returns an error, the reason of a dead letter, when the record cannot have
 // one. Prepare must have succeeded before.
 func (a *Archive) Document(r *record.Record, raw []byte, meta record.Meta) (*Document, error) {
@@ -156,11 +164,14 @@ func (a *Archive) Document(r *record.Record, raw []byte, meta record.Meta) (*Doc
 		return nil, err
 	}
 	d := &Document{
-		id: r.ID, sha256: fmt.Sprintf("%x", r.SHA256), content: meta.Content,
-		key: key,
-		raw: slices.Clone(raw),
+		id: r.ID, sha256: hex.EncodeToString(r.SHA256[:]), content: meta.Content,
+		key:  key,
+		body: r.AppendDocument(make([]byte, 0, len(raw)+512), meta),
 	}
-	d.body = r.AppendDocument(make([]byte, 0, len(raw)+512), meta)
+	var verbatim bool
+	if d.members, verbatim = r.Verbatim(); !verbatim {
+		d.raw = slices.Clone(raw)
+	}
 	if len(d.body) > cosmos.MaxDocument {
 		return nil, fmt.Errorf("the document would have %d bytes, more than the 2 MB that Cosmos DB stores", len(d.body))
 	}

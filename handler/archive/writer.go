@@ -11,16 +11,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"activityarchive/handler/cosmos"
 )
 
 const (
-	// linger is how long a batch waits for records of other contents to fill it.
+	// linger is how long a batch waits for records of other contents to fill it,
+	// as long as there is no better use for a request.
 	linger = 40 * time.Millisecond
 
 	// flights is how many requests a writer has under way.
@@ -39,26 +40,38 @@ const (
 // filled across contents. Make one for a run, Close it at its end. All its
 // methods take the context of that run: a batch carries records of several
 // contents, so no single content may end it.
+//
+// A batch is sent when it is full; or when it has lingered, or its bytes are
+// wanted, and no full one waits. So batches are the fuller the more Cosmos DB is
+// what everything waits for.
 type Writer struct {
 	archive *Archive
 	room    *semaphore.Weighted
-	flights errgroup.Group
+	used    atomic.Int64 // of room
 	stop    chan struct{}
+	senders sync.WaitGroup
 	ticking sync.WaitGroup
 
-	mu     sync.Mutex
-	groups map[cosmos.Key]*group   // being filled
-	flying map[cosmos.Key][]*group // full or sent, and not done
+	mu      sync.Mutex
+	work    sync.Cond               // there may be a batch to send
+	filling map[cosmos.Key]*group   // being filled
+	order   []*group                // those, oldest first, and some that are not filling any more
+	full    []*group                // to be sent, oldest first
+	flying  map[cosmos.Key][]*group // full or sent, and not done
+	blocked int                     // callers of Create that wait for room
+	closing bool
+	eased   chan struct{} // closed when room is plenty again; nil while it is
 }
 
-// group is a batch that is being filled.
+// group is a batch.
 type group struct {
-	docs  []*Document
-	ids   map[string]bool
-	bytes int
-	since time.Time
-	done  chan struct{} // closed when every document has its outcome
-	after []*group      // go first, because they hold one of the ids: which text stays must not depend on the network
+	docs    []*Document
+	ids     map[string]bool
+	bytes   int
+	since   time.Time
+	filling bool
+	done    chan struct{} // closed when every document has its outcome
+	after   []*group      // go first, because they hold one of the ids: which text stays must not depend on the network
 }
 
 // Writer returns a writer for one run. The caller closes it.
@@ -67,33 +80,69 @@ func (a *Archive) Writer(ctx context.Context) *Writer {
 		archive: a,
 		room:    semaphore.NewWeighted(held),
 		stop:    make(chan struct{}),
-		groups:  map[cosmos.Key]*group{},
+		filling: map[cosmos.Key]*group{},
 		flying:  map[cosmos.Key][]*group{},
 	}
-	w.flights.SetLimit(flights)
-	w.ticking.Go(func() { w.tick(ctx) })
+	w.work.L = &w.mu
+	w.ticking.Go(w.tick)
+	for range flights {
+		w.senders.Go(func() {
+			for g := w.next(); g != nil; g = w.next() {
+				for _, earlier := range g.after {
+					<-earlier.done // handed out before, and it ends with ctx at the latest
+				}
+				g.after = nil
+				w.deliver(ctx, g)
+			}
+		})
+	}
 	return w
 }
 
 // Close sends what is waiting, and returns when every document has its outcome.
-func (w *Writer) Close(ctx context.Context) {
+func (w *Writer) Close() {
 	close(w.stop)
 	w.ticking.Wait()
-	w.flush(ctx, 0)
-	_ = w.flights.Wait() // outcomes go to done, never here
+	w.mu.Lock()
+	w.closing = true
+	w.work.Broadcast()
+	w.mu.Unlock()
+	w.senders.Wait()
 }
 
-// tick sends batches that have waited long enough.
-func (w *Writer) tick(ctx context.Context) {
-	ticker := time.NewTicker(linger / 2)
+// tick looks for batches that have lingered.
+func (w *Writer) tick() {
+	ticker := time.NewTicker(linger / 4)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			w.flush(ctx, linger)
+			w.mu.Lock()
+			if w.ready() {
+				w.work.Signal()
+			}
+			w.mu.Unlock()
 		case <-w.stop:
 			return
 		}
+	}
+}
+
+// Ready returns when more contents may be opened: at once, unless so many bytes
+// wait for Cosmos DB that their bodies would stand still. Its error is the end
+// of ctx.
+func (w *Writer) Ready(ctx context.Context) error {
+	w.mu.Lock()
+	eased := w.eased
+	w.mu.Unlock()
+	if eased == nil {
+		return nil
+	}
+	select {
+	case <-eased:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for Cosmos DB to take earlier records: %w", context.Cause(ctx))
 	}
 }
 
@@ -104,23 +153,20 @@ func (w *Writer) tick(ctx context.Context) {
 // not called.
 func (w *Writer) Create(ctx context.Context, d *Document, done func(o Outcome, reason string, err error)) error {
 	d.done = done
-	size := d.weight()
-	if !w.room.TryAcquire(size) {
-		w.flush(ctx, 0) // batches that wait for company must not keep out what would fill them
-		if err := w.room.Acquire(ctx, size); err != nil {
-			return fmt.Errorf("waiting for Cosmos DB to take earlier records: %w", context.Cause(ctx))
-		}
+	if err := w.admit(ctx, d.weight()); err != nil {
+		return err
 	}
 	w.mu.Lock()
-	g := w.groups[d.key]
-	var full []*group
+	defer w.mu.Unlock()
+	g := w.filling[d.key]
 	if g != nil && (g.ids[d.id] || g.bytes+d.sent > cosmos.MaxBatchBytes) {
-		full = append(full, w.take(d.key))
+		w.fill(g)
 		g = nil
 	}
 	if g == nil {
-		g = &group{ids: map[string]bool{}, since: time.Now(), done: make(chan struct{})}
-		w.groups[d.key] = g
+		g = &group{ids: map[string]bool{}, since: time.Now(), filling: true, done: make(chan struct{})}
+		w.filling[d.key] = g
+		w.order = append(w.order, g)
 	}
 	for _, earlier := range w.flying[d.key] {
 		if earlier.ids[d.id] && !slices.Contains(g.after, earlier) {
@@ -131,24 +177,111 @@ func (w *Writer) Create(ctx context.Context, d *Document, done func(o Outcome, r
 	g.ids[d.id] = true
 	g.bytes += d.sent
 	if len(g.docs) == cosmos.MaxBatch {
-		full = append(full, w.take(d.key))
+		w.fill(g)
 	}
-	w.mu.Unlock()
-	for _, g := range full {
-		w.launch(ctx, g)
+	return nil
+}
+
+// admit waits for room for size bytes.
+func (w *Writer) admit(ctx context.Context, size int64) error {
+	if !w.room.TryAcquire(size) {
+		w.mu.Lock()
+		w.blocked++
+		if w.eased == nil {
+			w.eased = make(chan struct{})
+		}
+		w.work.Signal() // batches that wait for company must not keep out what would fill them
+		w.mu.Unlock()
+		err := w.room.Acquire(ctx, size)
+		w.mu.Lock()
+		w.blocked--
+		w.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("waiting for Cosmos DB to take earlier records: %w", context.Cause(ctx))
+		}
 	}
+	w.used.Add(size)
 	return nil
 }
 
 // weight is what d counts against held.
 func (d *Document) weight() int64 { return int64(len(d.body) + len(d.raw)) }
 
-// take ends the filling of a group; w.mu is held.
-func (w *Writer) take(key cosmos.Key) *group {
-	g := w.groups[key]
-	delete(w.groups, key)
+// fill puts g among the full; w.mu is held.
+func (w *Writer) fill(g *group) {
+	w.take(g)
+	w.full = append(w.full, g)
+	w.work.Signal()
+}
+
+// take ends the filling of g; w.mu is held.
+func (w *Writer) take(g *group) {
+	key := g.docs[0].key
+	g.filling = false
+	delete(w.filling, key)
 	w.flying[key] = append(w.flying[key], g)
+}
+
+// oldest is the oldest group that is being filled; w.mu is held.
+func (w *Writer) oldest() *group {
+	for len(w.order) > 0 && !w.order[0].filling {
+		w.order[0] = nil
+		w.order = w.order[1:]
+	}
+	if len(w.order) == 0 {
+		return nil
+	}
+	return w.order[0]
+}
+
+// ready reports whether there is a batch to send; w.mu is held.
+func (w *Writer) ready() bool {
+	if len(w.full) > 0 {
+		return true
+	}
+	g := w.oldest()
+	return g != nil && (w.closing || w.blocked > 0 || time.Since(g.since) >= linger)
+}
+
+// next waits for a batch to send; nil at the end. Of two that hold the same id
+// the one begun first is handed out first.
+func (w *Writer) next() (g *group) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for !w.ready() {
+		if w.closing {
+			return nil
+		}
+		w.work.Wait()
+	}
+	if len(w.full) > 0 {
+		g = w.full[0]
+		w.full[0] = nil
+		w.full = w.full[1:]
+	} else {
+		g = w.oldest()
+		w.take(g)
+	}
+	if w.ready() {
+		w.work.Signal()
+	}
 	return g
+}
+
+// deliver sends a group and lets those that wait for it go on.
+func (w *Writer) deliver(ctx context.Context, g *group) {
+	defer w.landed(g)
+	defer func() {
+		if p := recover(); p != nil { // a fault of ours must cost no more than these documents
+			err := fmt.Errorf("creating records panicked: %v\n%s", p, debug.Stack())
+			for _, d := range g.docs {
+				if !d.finished {
+					w.finish(d, 0, "", err)
+				}
+			}
+		}
+	}()
+	w.send(ctx, g.docs)
 }
 
 // landed forgets a group whose documents have their outcomes.
@@ -161,51 +294,16 @@ func (w *Writer) landed(g *group) {
 		delete(w.flying, key)
 	}
 	close(g.done)
-}
-
-// flush sends the groups that have waited for at least d.
-func (w *Writer) flush(ctx context.Context, d time.Duration) {
-	var ready []*group
-	w.mu.Lock()
-	now := time.Now()
-	for key, g := range w.groups {
-		if now.Sub(g.since) >= d {
-			ready = append(ready, w.take(key))
-		}
+	if w.eased != nil && w.used.Load() < held/2 {
+		close(w.eased)
+		w.eased = nil
 	}
-	w.mu.Unlock()
-	for _, g := range ready {
-		w.launch(ctx, g)
-	}
-}
-
-// launch sends a group; it waits for those that must go first, and while too
-// many are under way.
-func (w *Writer) launch(ctx context.Context, g *group) {
-	for _, earlier := range g.after {
-		<-earlier.done // taken before, and it ends with ctx at the latest
-	}
-	g.after = nil
-	w.flights.Go(func() error {
-		defer w.landed(g)
-		defer func() {
-			if p := recover(); p != nil { // a fault of ours must cost no more than these documents
-				err := fmt.Errorf("creating records panicked: %v\n%s", p, debug.Stack())
-				for _, d := range g.docs {
-					if !d.finished {
-						w.finish(d, 0, "", err)
-					}
-				}
-			}
-		}()
-		w.send(ctx, g.docs)
-		return nil
-	})
 }
 
 // finish gives d its outcome and its bytes back.
 func (w *Writer) finish(d *Document, o Outcome, reason string, err error) {
 	d.finished = true
+	w.used.Add(-d.weight())
 	w.room.Release(d.weight())
 	d.done(o, reason, err)
 }
@@ -345,7 +443,7 @@ func (a *Archive) find(ctx context.Context, key cosmos.Key, docs []*Document) (m
 	}
 	there := map[string]present{}
 	sql := "SELECT c.id, c.archive.sha256, c.archive.content FROM c WHERE c.id IN (" + strings.Join(names, ", ") + ")"
-	err := a.container.Query(ctx, key, sql, params, func(row json.RawMessage) error {
+	err := a.container.Query(ctx, key, sql, params, 0, func(row json.RawMessage) error {
 		var doc struct{ ID, SHA256, Content string }
 		if err := json.Unmarshal(row, &doc); err != nil {
 			return fmt.Errorf("reading what the archive holds: %w", err)

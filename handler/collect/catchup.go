@@ -37,15 +37,12 @@ const (
 // span is a half-open stretch of contentCreated, [from, to).
 type span struct{ from, to time.Time }
 
-// CatchUp lists what the service has for one content type, from the mark less
+// CatchUp lists what the service has for head's content type, from the mark less
 // the overlap to now, and twice a day all seven days. What is new goes into the
-// ledger; only then the mark moves. It returns an error when something could
-// not be listed; what could be is in the ledger all the same.
-func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) error {
-	head, err := c.Ledger.Head(ctx, contentType)
-	if err != nil {
-		return err
-	}
+// ledger; only then the mark moves, in head too. It returns an error when
+// something could not be listed; what could be is in the ledger all the same.
+func (c *Collector) CatchUp(ctx context.Context, head *ledger.Head, t *Tally) error {
+	contentType := head.ContentType
 	now := c.API.Now().UTC().Truncate(time.Second)
 	earliest := now.Add(-reach)
 
@@ -71,8 +68,13 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 		c.Logger.Error("content was out of reach before it could be listed", "contentType", contentType,
 			"from", ledger.At(gap.from).String(), "to", ledger.At(gap.to).String())
 	}
+	began := head.ListedTo
 	mark := func(to time.Time) error {
-		_, err := c.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
+		err := c.Ledger.UpdateHead(ctx, head, func(h *ledger.Head) error {
+			if !h.ListedTo.Equal(began.Time) && h.ListedTo.Before(from) {
+				return fmt.Errorf("the mark of %s is at %s, before what was listed, which began at %s: nothing in between was",
+					contentType, h.ListedTo, ledger.At(from))
+			}
 			if h.ListedTo.Before(to) || h.ListedTo.After(now) { // another instance may be ahead, but not of now
 				h.ListedTo = ledger.At(to)
 			}
@@ -86,7 +88,7 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 			return nil
 		})
 		if err == nil {
-			gap = nil // noted once
+			gap, began = nil, head.ListedTo // the gap is noted once
 		}
 		return err
 	}
@@ -96,7 +98,7 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 	if first {
 		return nil // it was the full listing
 	}
-	if err := c.sweep(ctx, contentType, earliest, from, now, t); err != nil {
+	if err := c.sweep(ctx, head, earliest, from, now, t); err != nil {
 		return fmt.Errorf("listing all of %s again: %w", contentType, err)
 	}
 	return nil
@@ -104,11 +106,7 @@ func (c *Collector) CatchUp(ctx context.Context, contentType string, t *Tally) e
 
 // sweep lists again everything from earliest to end when the last full listing
 // is half a day old. A sweep that is cut short goes on where it was.
-func (c *Collector) sweep(ctx context.Context, contentType string, earliest, end, now time.Time, t *Tally) error {
-	head, err := c.Ledger.Head(ctx, contentType)
-	if err != nil {
-		return err
-	}
+func (c *Collector) sweep(ctx context.Context, head *ledger.Head, earliest, end, now time.Time, t *Tally) error {
 	began, from := head.SweepBegan.Time, head.SweptTo.Time
 	if began.IsZero() {
 		if now.Sub(head.FullListing.Time) < sweepEvery {
@@ -120,7 +118,7 @@ func (c *Collector) sweep(ctx context.Context, contentType string, earliest, end
 		from = earliest
 	}
 	mark := func(to time.Time) error {
-		_, err := c.Ledger.UpdateHead(ctx, contentType, func(h *ledger.Head) error {
+		return c.Ledger.UpdateHead(ctx, head, func(h *ledger.Head) error {
 			h.SweepBegan = ledger.At(began)
 			if h.SweptTo.Before(to) {
 				h.SweptTo = ledger.At(to)
@@ -130,12 +128,11 @@ func (c *Collector) sweep(ctx context.Context, contentType string, earliest, end
 			}
 			return nil
 		})
-		return err
 	}
 	if !from.Before(end) {
 		return mark(end)
 	}
-	return c.list(ctx, contentType, span{from, end}, mark, t)
+	return c.list(ctx, head.ContentType, span{from, end}, mark, t)
 }
 
 // list lists one stretch in windows, several at a time, and calls mark with how

@@ -61,9 +61,9 @@ func TestVerdict(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var v verdict
+			v := verdict{left: map[string]bool{}}
 			for _, err := range tt.results {
-				v.note(err)
+				v.note(&ledger.Entry{}, err)
 			}
 			if got := v.end(); (got != nil) != tt.ends {
 				t.Errorf("end = %v, want an end: %v", got, tt.ends)

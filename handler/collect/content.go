@@ -43,24 +43,24 @@ const (
 	lastWords = 10 * time.Second
 )
 
-// Content fetches the content of e, stores its records, and settles e in the
+// content fetches the content of e, stores its records, and settles e in the
 // ledger: stored, lost, or due again later. Whatever the outcome, it logs one
 // line.
 //
 // An error says that something is wrong that is not this content's own: Ends
 // tells whether the run must end at once. Otherwise the caller goes on, unless
 // the same happens to one content after another.
-func (c *Collector) Content(ctx context.Context, w *archive.Writer, e *ledger.Entry, t *Tally) error {
+func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 	began := time.Now()
-	r := c.begin(w, e)
+	r := c.begin(e)
 	err := r.guarded(ctx)
 	if errors.Is(err, errRestart) {
 		// Writing everything again is safe; passing over what differs is not.
 		e.Progress = nil
-		r = c.begin(w, e)
+		r = c.begin(e)
 		err = r.guarded(ctx)
 	}
-	t.add(func(s *Sum) { s.Bytes += r.sum.bytes })
+	c.tally.add(func(s *Sum) { s.Bytes += r.sum.bytes })
 	log := c.Logger.With("contentType", e.ContentType, "contentId", e.ContentID, "attempt", e.Attempts+1,
 		"elements", r.elements, "bytes", r.sum.bytes, "elapsedMs", time.Since(began).Milliseconds())
 	if err != nil && Ends(err) {
@@ -70,7 +70,7 @@ func (c *Collector) Content(ctx context.Context, w *archive.Writer, e *ledger.En
 
 	now := c.API.Now()
 	over := ctx.Err() != nil
-	settle := func(ctx context.Context) error {
+	settle := func(ctx context.Context, save func(context.Context, *ledger.Entry) error) error {
 		switch {
 		case err == nil:
 			e.Counts, e.Elements = r.confirmed, r.elements
@@ -85,24 +85,24 @@ func (c *Collector) Content(ctx context.Context, w *archive.Writer, e *ledger.En
 		default:
 			e.Fail(err.Error(), now)
 		}
-		return c.Ledger.Save(ctx, e)
+		return save(ctx, e)
 	}
 	attempts := e.Attempts
-	saveErr := settle(ctx)
+	saveErr := settle(ctx, c.settler.Save)
 	if saveErr != nil && ctx.Err() != nil && !isChanged(saveErr) {
 		e.Attempts = attempts // the outcome is noted once more, not a second failure
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 		defer cancel()
-		saveErr = settle(last)
+		saveErr = settle(last, c.Ledger.Save) // alone: others have given up
 	}
 	switch {
 	case saveErr == nil:
-		c.tell(log, t, e, r, err)
+		c.tell(log, e, r, err)
 	case isChanged(saveErr):
 		log.Info("content settled by another instance")
 	default:
 		log.Error("content not settled", "reason", saveErr.Error())
-		t.add(func(s *Sum) {
+		c.tally.add(func(s *Sum) {
 			s.Failed++
 			count(&s.Reasons, reasonOf(saveErr), 1)
 		})
@@ -126,7 +126,8 @@ func hopeless(err error, e *ledger.Entry, now time.Time) bool {
 }
 
 // tell logs and counts the outcome that the ledger now holds.
-func (c *Collector) tell(log *slog.Logger, t *Tally, e *ledger.Entry, r *reading, err error) {
+func (c *run) tell(log *slog.Logger, e *ledger.Entry, r *reading, err error) {
+	t := c.tally
 	switch e.State {
 	case ledger.Stored:
 		log.Info("content stored", "found", e.Found, "stored", e.Stored, "duplicate", e.Duplicate, "filtered", e.Filtered, "deadLettered", e.Dead)
@@ -188,11 +189,11 @@ func reasonOf(err error) string {
 
 // reading is one content on its way into the archive.
 type reading struct {
-	c *Collector
-	w *archive.Writer
+	c *run
 	e *ledger.Entry
 
-	skip      *ledger.Progress      // elements to pass over: confirmed by an earlier run
+	skip      *ledger.Progress // elements to pass over: confirmed by an earlier run
+	parser    record.Parser
 	elements  int                   // read so far
 	sum       digest                // over the bytes of these elements
 	seen      map[[16]byte][16]byte // identity to text, of the documents so far; both hashed
@@ -201,6 +202,7 @@ type reading struct {
 	confirmed ledger.Counts  // of all elements up to the last barrier
 	segment   struct{ elements, bytes int }
 	savedAt   time.Time
+	large     bool // it holds a place among the large
 
 	mu      sync.Mutex
 	pending sync.WaitGroup
@@ -210,10 +212,21 @@ type reading struct {
 	err     error // first failure of a document
 }
 
-// digest hashes and counts what is written to it.
+// digest hashes and counts a content's elements.
 type digest struct {
 	hash.Hash
 	bytes int64
+}
+
+// element takes an element that Parse has read. A record's own hash stands for
+// its bytes: they need not be hashed twice.
+func (d *digest) element(raw []byte, r *record.Record, parseErr error) {
+	if parseErr != nil {
+		d.Write(raw)
+		return
+	}
+	d.bytes += int64(len(raw))
+	d.Hash.Write(r.SHA256[:])
 }
 
 func (d *digest) Write(b []byte) (int, error) {
@@ -224,9 +237,9 @@ func (d *digest) Write(b []byte) (int, error) {
 func (d *digest) hex() string { return hex.EncodeToString(d.Sum(nil)) }
 
 // begin returns the reading of e's content.
-func (c *Collector) begin(w *archive.Writer, e *ledger.Entry) *reading {
+func (c *run) begin(e *ledger.Entry) *reading {
 	return &reading{
-		c: c, w: w, e: e, skip: e.Progress,
+		c: c, e: e, skip: e.Progress,
 		sum:     digest{Hash: sha256.New()},
 		seen:    map[[16]byte][16]byte{},
 		refused: map[string]bool{},
@@ -276,7 +289,9 @@ func (r *reading) read(ctx context.Context) error {
 	defer body.Close()
 	r.savedAt = time.Now()
 	defer r.pending.Wait()
-	scanner := record.NewScanner(body)
+	defer r.leave()
+	scanner := r.c.scanner(body)
+	defer r.c.scanners.Put(scanner)
 	for {
 		element, err := scanner.Next()
 		if err == nil {
@@ -302,8 +317,31 @@ func (r *reading) finish(ctx context.Context) error {
 	return r.barrier(ctx)
 }
 
+// enter waits for a place among the large contents.
+func (r *reading) enter(ctx context.Context) error {
+	select {
+	case r.c.large <- struct{}{}:
+		r.large = true
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for other large contents: %w", context.Cause(ctx))
+	}
+}
+
+// leave gives the place back.
+func (r *reading) leave() {
+	if r.large {
+		<-r.c.large
+	}
+}
+
 // element takes one element of the array to where it belongs.
 func (r *reading) element(ctx context.Context, scanner *record.Scanner, el record.Element) error {
+	if r.elements == segmentElements {
+		if err := r.enter(ctx); err != nil {
+			return err
+		}
+	}
 	number := r.elements
 	r.elements++
 	skipping := r.skip != nil && number < r.skip.Elements
@@ -319,8 +357,8 @@ func (r *reading) element(ctx context.Context, scanner *record.Scanner, el recor
 		dead.Reason = fmt.Sprintf("the record is larger than %d bytes", record.MaxElement)
 		return r.bury(ctx, dead, all)
 	}
-	r.sum.Write(el.Raw)
-	parsed, err := record.Parse(el.Raw)
+	parsed, err := r.parser.Parse(el.Raw)
+	r.sum.element(el.Raw, &parsed, err)
 	if err != nil {
 		if skipping {
 			return r.passed()
@@ -365,7 +403,7 @@ func (r *reading) element(ctx context.Context, scanner *record.Scanner, el recor
 		return r.step(ctx, 0)
 	}
 	r.pending.Add(1)
-	err = r.w.Create(ctx, doc, func(o archive.Outcome, reason string, err error) {
+	err = r.c.writer.Create(ctx, doc, func(o archive.Outcome, reason string, err error) {
 		defer r.pending.Done()
 		r.outcome(dead, doc, o, reason, err)
 	})

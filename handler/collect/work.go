@@ -2,38 +2,72 @@ package collect
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"io"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"activityarchive/handler/archive"
 	"activityarchive/handler/ledger"
+	"activityarchive/handler/record"
 )
 
-// errStopped ends the reading of due entries after a failure that ends the run.
-var errStopped = errors.New("the run has ended")
+// run is what the contents of one run share.
+type run struct {
+	*Collector
+	writer  *archive.Writer
+	settler *ledger.Settler
+	large   chan struct{} // a place for each content that has many records
+	tally   *Tally
+
+	scanners sync.Pool // of *record.Scanner
+}
+
+// largeAtOnce is how many contents of more than a segment are read at a time:
+// each keeps 48 bytes or so for every record, to know it again.
+const largeAtOnce = 3
+
+// run begins a run. The caller ends it.
+func (c *Collector) run(ctx context.Context, t *Tally) *run {
+	return &run{
+		Collector: c, writer: c.Archive.Writer(ctx), settler: c.Ledger.Settler(),
+		large: make(chan struct{}, largeAtOnce), tally: t,
+	}
+}
+
+// scanner returns a scanner of body. Put it back when it is not used any more.
+func (r *run) scanner(body io.Reader) *record.Scanner {
+	s, ok := r.scanners.Get().(*record.Scanner)
+	if !ok {
+		return record.NewScanner(body)
+	}
+	s.Reset(body)
+	return s
+}
+
+// end returns when nothing of the run is under way.
+func (r *run) end() { r.writer.Close() }
 
 // Work collects what is due in the ledger, the oldest content first, until
 // nothing is due or ctx ends. The end of ctx is no error: what is left stays
 // open. An error means that the run could not go on.
 func (c *Collector) Work(ctx context.Context, t *Tally) error {
-	w := c.Archive.Writer(ctx)
-	defer w.Close(ctx)
-	done := map[string]bool{} // entries tried in this run
-	for ctx.Err() == nil {
+	r := c.run(ctx, t)
+	defer r.end()
+	left := map[string]bool{} // entries that this run has tried and left open
+	for tried := 0; ctx.Err() == nil; {
 		open, err := c.Ledger.Open(ctx)
+		var n int
 		if err == nil {
 			t.add(func(s *Sum) { s.Open, s.Looked = open, true })
-			var tried int
-			if tried, err = c.pass(ctx, w, open.Partitions, done, t); err == nil && tried == 0 {
+			if n, err = r.pass(ctx, open.Partitions, left); err == nil && n == 0 {
 				return nil
 			}
+			tried += n
 		}
 		switch {
 		case err == nil:
-		case ctx.Err() != nil, throttled(err) && len(done) > 0:
+		case ctx.Err() != nil, throttled(err) && tried > 0:
 			return nil // there was no time for more
 		default:
 			return err
@@ -50,14 +84,18 @@ const patienceOfPass = 10
 // verdict gathers what the workers of a pass report.
 type verdict struct {
 	mu    sync.Mutex
+	left  map[string]bool
 	inRow int
 	fatal error
 }
 
-// note takes a content's result and reports whether the pass goes on.
-func (v *verdict) note(err error) {
+// note takes a content's result and whether it is settled.
+func (v *verdict) note(e *ledger.Entry, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err != nil || e.Open == 1 {
+		v.left[e.ID] = true
+	}
 	if err == nil {
 		v.inRow = 0
 		return
@@ -67,56 +105,55 @@ func (v *verdict) note(err error) {
 	}
 }
 
+func (v *verdict) tried(id string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.left[id]
+}
+
 func (v *verdict) end() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.fatal
 }
 
-// pass tries every entry of the partitions that is due and not in done, and
-// returns how many it tried.
-func (c *Collector) pass(ctx context.Context, w *archive.Writer, partitions []string, done map[string]bool, t *Tally) (tried int, err error) {
+// pass tries every entry of the partitions that is due and was not left open
+// before, and returns how many it tried.
+func (r *run) pass(ctx context.Context, partitions []string, left map[string]bool) (tried int, err error) {
 	var pool errgroup.Group
-	pool.SetLimit(c.Parallel)
-	var v verdict
-	for _, pk := range partitions {
-		err = c.Ledger.Due(ctx, pk, c.API.Now(), func(e ledger.Entry) error {
-			if v.end() != nil || ctx.Err() != nil {
-				return errStopped
-			}
-			if done[e.ID] || e.Open != 1 {
-				return nil
-			}
-			done[e.ID] = true
-			tried++
-			pool.Go(func() error {
-				if ctx.Err() == nil && v.end() == nil {
-					v.note(c.Content(ctx, w, &e, t))
-				}
-				return nil
-			})
-			return nil
-		})
-		if err != nil {
+	pool.SetLimit(r.Parallel)
+	v := verdict{left: left}
+	for e, dueErr := range r.Ledger.Due(ctx, partitions, r.API.Now()) {
+		if err = dueErr; err != nil || v.end() != nil || ctx.Err() != nil {
 			break
 		}
+		if e.Open != 1 || v.tried(e.ID) {
+			continue
+		}
+		if err = r.writer.Ready(ctx); err != nil {
+			break
+		}
+		tried++
+		pool.Go(func() error {
+			if ctx.Err() == nil && v.end() == nil {
+				v.note(&e, r.content(ctx, &e))
+			}
+			return nil
+		})
 	}
 	_ = pool.Wait() // always nil: failures are in the verdict
 	if err := v.end(); err != nil {
 		return tried, err
 	}
-	if err != nil && !errors.Is(err, errStopped) {
-		return tried, fmt.Errorf("reading what is due: %w", err)
-	}
-	return tried, nil
+	return tried, err
 }
 
 // Some collects the given entries, as many at a time as c.Parallel. It is what
 // the webhook's process does with the contents of one notification. What it
 // does not finish, a tick does.
 func (c *Collector) Some(ctx context.Context, entries []ledger.Entry, t *Tally) error {
-	w := c.Archive.Writer(ctx)
-	defer w.Close(ctx)
+	r := c.run(ctx, t)
+	defer r.end()
 	var pool errgroup.Group
 	pool.SetLimit(c.Parallel)
 	for i := range entries {
@@ -130,7 +167,7 @@ func (c *Collector) Some(ctx context.Context, entries []ledger.Entry, t *Tally) 
 			if err != nil || e.Open != 1 {
 				return err
 			}
-			return c.Content(ctx, w, &e, t)
+			return r.content(ctx, &e)
 		})
 	}
 	return pool.Wait()

@@ -1,28 +1,25 @@
 package cosmos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"slices"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
 )
 
-// Limits of a transactional batch.
-const (
-	MaxBatch      = 100       // operations (Cosmos DB service limits)
-	MaxBatchBytes = 1_800_000 // bytes as sent; the service's limit is 2 MB, the rest is the envelope
-	MaxDocument   = 2_000_000 // bytes of one document; the service's limit is 2 MB of UTF-8
-)
+// MaxDocument is the most bytes of one document: the service's limit is 2 MB of
+// UTF-8 (Cosmos DB service limits).
+const MaxDocument = 2_000_000
 
 // Container is one container of a [DB].
 type Container struct {
-	db *DB
-	id string
+	db   *DB
+	id   string
+	bulk bool // its requests wait for their turn
 }
 
 // ID returns the container's id.
@@ -37,7 +34,7 @@ type Param struct {
 // Paths reads the container's partition key definition and returns its paths. A
 // container or database that does not exist is a Fault of kind Missing.
 func (c *Container) Paths(ctx context.Context) (paths []string, err error) {
-	err = c.do(ctx, "read container", "", func(ctx context.Context, container *azcosmos.ContainerClient) error {
+	err = c.do(ctx, "read container", "", 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		resp, err := container.Read(ctx, nil)
 		if err == nil {
 			paths = resp.ContainerProperties.PartitionKeyDefinition.Paths
@@ -50,7 +47,7 @@ func (c *Container) Paths(ctx context.Context) (paths []string, err error) {
 // Create stores a new document. A document that is there already is a Fault of
 // kind Exists. doc is sent as it is.
 func (c *Container) Create(ctx context.Context, key Key, doc []byte) error {
-	return missing(c.do(ctx, "create document", key, func(ctx context.Context, container *azcosmos.ContainerClient) error {
+	return missing(c.do(ctx, "create document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		_, err := container.CreateItem(ctx, placeholder, doc, nil)
 		return err
 	}))
@@ -62,7 +59,7 @@ func (c *Container) Create(ctx context.Context, key Key, doc []byte) error {
 // Changed can also mean that an earlier try did it and its answer was lost.
 func (c *Container) Replace(ctx context.Context, key Key, id string, doc []byte, etag string) (string, error) {
 	match := azcore.ETag(etag)
-	err := c.do(ctx, "replace document", key, func(ctx context.Context, container *azcosmos.ContainerClient) error {
+	err := c.do(ctx, "replace document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		resp, err := container.ReplaceItem(ctx, placeholder, id, doc, &azcosmos.ItemOptions{IfMatchEtag: &match})
 		etag = string(resp.ETag)
 		return err
@@ -74,7 +71,7 @@ func (c *Container) Replace(ctx context.Context, key Key, id string, doc []byte,
 // digits and hyphens. A document that is not there is a Fault of kind NotFound.
 func (c *Container) Read(ctx context.Context, key Key, id string) ([]byte, error) {
 	var doc []byte
-	err := c.do(ctx, "read document", key, func(ctx context.Context, container *azcosmos.ContainerClient) error {
+	err := c.do(ctx, "read document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		resp, err := container.ReadItem(ctx, placeholder, id, nil)
 		doc = resp.Value
 		return err
@@ -83,11 +80,11 @@ func (c *Container) Read(ctx context.Context, key Key, id string) ([]byte, error
 }
 
 // Query runs sql and gives every row to row, page by page, in the service's
-// order. With an empty key the query goes to all partitions, where the gateway
+// order. A page has at most rows rows; 0: as many as the service gives. With an empty key the query goes to all partitions, where the gateway
 // serves filters and projections only. A page that fails is asked for again, so
 // row sees each row once. An error of row ends the query and is returned.
-func (c *Container) Query(ctx context.Context, key Key, sql string, params []Param, row func(json.RawMessage) error) error {
-	options := azcosmos.QueryOptions{PageSizeHint: -1}
+func (c *Container) Query(ctx context.Context, key Key, sql string, params []Param, rows int32, row func(json.RawMessage) error) error {
+	options := azcosmos.QueryOptions{PageSizeHint: cmp.Or(rows, -1)}
 	for _, p := range params {
 		options.QueryParameters = append(options.QueryParameters, azcosmos.QueryParameter{Name: p.Name, Value: p.Value})
 	}
@@ -97,9 +94,13 @@ func (c *Container) Query(ctx context.Context, key Key, sql string, params []Par
 	}
 	for {
 		var page azcosmos.QueryItemsResponse
-		err := c.do(ctx, "query documents", key, func(ctx context.Context, container *azcosmos.ContainerClient) (err error) {
+		err := c.do(ctx, "query documents", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) (err error) {
 			// A pager is of no use after an error, so each page has its own.
 			page, err = container.NewQueryItemsPager(sql, partition, &options).NextPage(ctx)
+			if err == nil && !ours(page.RawResponse) {
+				// A proxy's page must not pass for "there is nothing".
+				err = &errAgain{status: page.RawResponse.StatusCode, reason: "the answer is not from Cosmos DB itself; look for a proxy, and check COSMOS_ENDPOINT"}
+			}
 			return err
 		})
 		if err != nil {
@@ -117,87 +118,8 @@ func (c *Container) Query(ctx context.Context, key Key, sql string, params []Par
 	}
 }
 
-// Op is one operation of a batch.
-type Op struct {
-	doc  []byte
-	id   string // of the document to replace; empty: create
-	etag string
-}
-
-// Size is how many bytes of a batch the operation takes, envelope included.
-func (o Op) Size() int { return SentSize(o.doc) + envelope }
-
-// envelope is what the SDK writes around a document in a batch: at most the
-// words of a replace with an id of 64 characters and an ETag.
-const envelope = 256
-
-// Create returns the operation that stores a new document.
-func Create(doc []byte) Op { return Op{doc: doc} }
-
-// Replace returns the operation that overwrites the document with that id, one
-// of ours, if its ETag is still etag.
-func Replace(id string, doc []byte, etag string) Op { return Op{doc: doc, id: id, etag: etag} }
-
-// Batch runs at most MaxBatch operations of one partition in one transaction
-// and returns one HTTP status for each.
-//
-// After a nil error the statuses are final. Usually all are 2xx (done), or none
-// is: then the first that is not 424 names the cause and nothing was stored. An
-// endpoint without transactions may mix them; an operation with a 2xx status is
-// stored in any case when committed is true, and only then.
-//
-// Failures for a passing reason, inside the batch too, are tried again.
-func (c *Container) Batch(ctx context.Context, key Key, ops []Op) (statuses []int, committed bool, err error) {
-	err = c.do(ctx, "run batch", key, func(ctx context.Context, container *azcosmos.ContainerClient) error {
-		batch := container.NewTransactionalBatch(placeholder)
-		for _, op := range ops {
-			if op.id == "" {
-				batch.CreateItem(op.doc, nil)
-				continue
-			}
-			match := azcore.ETag(op.etag)
-			batch.ReplaceItem(op.id, op.doc, &azcosmos.TransactionalBatchItemOptions{IfMatchETag: &match})
-		}
-		resp, err := container.ExecuteTransactionalBatch(ctx, batch, nil)
-		if err != nil {
-			return err
-		}
-		statuses, committed = statuses[:0], resp.Success
-		for _, result := range resp.OperationResults {
-			statuses = append(statuses, int(result.StatusCode))
-		}
-		if len(statuses) != len(ops) {
-			return &errAgain{status: resp.RawResponse.StatusCode, reason: fmt.Sprintf("the answer holds %d results for %d operations", len(statuses), len(ops))}
-		}
-		return c.passing(statuses)
-	})
-	if err != nil {
-		return nil, false, missing(err)
-	}
-	return statuses, committed, nil
-}
-
-// passing returns an error when an operation failed for a passing reason.
-func (c *Container) passing(statuses []int) error {
-	i := slices.IndexFunc(statuses, func(status int) bool {
-		switch status {
-		case http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests, 449,
-			http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			return true
-		}
-		return status == 0
-	})
-	if i < 0 {
-		return nil
-	}
-	if statuses[i] == http.StatusTooManyRequests {
-		c.db.meter.throttled.Add(1)
-	}
-	return &errAgain{status: statuses[i], reason: fmt.Sprintf("operation %d of the batch answered status %d", i, statuses[i])}
-}
-
-func (c *Container) do(ctx context.Context, op string, key Key, call func(context.Context, *azcosmos.ContainerClient) error) error {
-	return c.db.do(ctx, op+" in "+c.id, func(ctx context.Context, client *azcosmos.Client) error {
+func (c *Container) do(ctx context.Context, op string, key Key, n int, call func(context.Context, *azcosmos.ContainerClient) error) error {
+	return c.db.do(ctx, op+" in "+c.id, n, c.bulk, func(ctx context.Context, client *azcosmos.Client) error {
 		container, err := client.NewContainer(c.db.config.Database, c.id)
 		if err != nil {
 			return err

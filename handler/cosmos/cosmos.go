@@ -51,6 +51,7 @@ type DB struct {
 	config    Config
 	transport policy.Transporter
 	meter     meter
+	pace      pace
 
 	mu     sync.Mutex
 	client *azcosmos.Client
@@ -65,7 +66,7 @@ type Usage struct {
 
 // Open checks the configuration and returns the database without any request.
 func Open(config Config) (*DB, error) {
-	db := &DB{config: config, transport: config.Transport}
+	db := &DB{config: config, transport: config.Transport, pace: pace{turn: make(chan struct{}, 1)}}
 	if db.transport == nil {
 		db.transport = newTransport()
 	}
@@ -107,7 +108,7 @@ func (db *DB) newClient() (*azcosmos.Client, error) {
 	options := &azcosmos.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Transport:        db.transport,
 		Retry:            policy.RetryOptions{MaxRetries: -1}, // db.do is the one retry loop
-		PerCallPolicies:  []policy.Policy{keyHeader{}},
+		PerCallPolicies:  []policy.Policy{keyHeader{}, ownBatch{}},
 		PerRetryPolicies: []policy.Policy{&db.meter},
 		Telemetry:        policy.TelemetryOptions{ApplicationID: "activityarchive"},
 	}}
@@ -154,6 +155,11 @@ func (db *DB) renew(client *azcosmos.Client) {
 // Container returns the container with that id. Nothing is requested.
 func (db *DB) Container(id string) *Container { return &Container{db: db, id: id} }
 
+// Bulk returns the container with that id, for what is written to it in bulk:
+// once the account has throttled, its requests wait for their turn. Those of
+// Container go before them: a lease must be renewed in time.
+func (db *DB) Bulk(id string) *Container { return &Container{db: db, id: id, bulk: true} }
+
 // Provide makes sure that a container is there and returns the paths of its
 // partition key, such as ["/UserId", "/archive/hour"]. Where the account key is
 // used it creates what is missing, as properties says; what is there stays as it
@@ -165,14 +171,14 @@ func (db *DB) Provide(ctx context.Context, properties azcosmos.ContainerProperti
 	if KindOf(err) != Missing || db.config.Key == "" {
 		return paths, err
 	}
-	err = db.do(ctx, "create database "+db.config.Database, func(ctx context.Context, client *azcosmos.Client) error {
+	err = db.do(ctx, "create database "+db.config.Database, 1, false, func(ctx context.Context, client *azcosmos.Client) error {
 		_, err := client.CreateDatabase(ctx, azcosmos.DatabaseProperties{ID: db.config.Database}, nil)
 		return err
 	})
 	if err != nil && KindOf(err) != Exists {
 		return nil, err
 	}
-	err = db.do(ctx, "create container "+properties.ID, func(ctx context.Context, client *azcosmos.Client) error {
+	err = db.do(ctx, "create container "+properties.ID, 1, false, func(ctx context.Context, client *azcosmos.Client) error {
 		database, err := client.NewDatabase(db.config.Database)
 		if err != nil {
 			return err
@@ -207,6 +213,14 @@ func (m *meter) usage() Usage {
 
 func (m *meter) now() time.Time { return time.Now().Add(time.Duration(m.offset.Load())).UTC() }
 
+// bill is what one operation has been charged for.
+type bill struct{ millis atomic.Int64 } // request units x 1000
+
+func (b *bill) units() float64 { return float64(b.millis.Load()) / 1000 }
+
+// billContext is the context key under which a bill travels to the meter.
+type billContext struct{}
+
 // Do implements [policy.Policy].
 func (m *meter) Do(req *policy.Request) (*http.Response, error) {
 	resp, err := req.Next()
@@ -222,6 +236,9 @@ func (m *meter) Do(req *policy.Request) (*http.Response, error) {
 	}
 	if charge, err := strconv.ParseFloat(resp.Header.Get("x-ms-request-charge"), 64); err == nil && charge > 0 && charge < 1e9 {
 		m.millis.Add(int64(charge * 1000))
+		if bill, ok := req.Raw().Context().Value(billContext{}).(*bill); ok {
+			bill.millis.Add(int64(charge * 1000))
+		}
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		offset := time.Until(date)

@@ -1,6 +1,7 @@
 package cosmos_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -36,7 +38,11 @@ type account struct {
 
 func (a *account) Do(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
-		_, _ = io.Copy(io.Discard, r.Body)
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -279,7 +285,7 @@ func TestQueryPages(t *testing.T) {
 		}}
 		_, c := open(t, a)
 		var rows []string
-		err := c.Query(t.Context(), cosmos.KeyString("p"), "SELECT * FROM c", nil, func(row json.RawMessage) error {
+		err := c.Query(t.Context(), cosmos.KeyString("p"), "SELECT * FROM c", nil, 0, func(row json.RawMessage) error {
 			rows = append(rows, string(row))
 			return nil
 		})
@@ -318,7 +324,7 @@ func TestKeyHeader(t *testing.T) {
 			}
 		}
 		a.answer = func(int, *http.Request) (*http.Response, error) { return reply(200, `{"Documents":[]}`), nil }
-		if err := c.Query(t.Context(), "", "SELECT c.pk FROM c", nil, nil); err != nil {
+		if err := c.Query(t.Context(), "", "SELECT c.pk FROM c", nil, 0, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := a.calls[len(tests)].Header.Get(header); got != "" {
@@ -347,25 +353,49 @@ func FuzzKeyString(f *testing.F) {
 	})
 }
 
-func FuzzSentSize(f *testing.F) {
-	f.Add("plain")
-	f.Add("<a href=\"x\">&\u2028\u2029é")
-	f.Fuzz(func(t *testing.T, s string) {
-		doc, err := json.Marshal(s)
-		if err != nil {
+// A batch arrives byte for byte, within the size that was counted for it.
+func FuzzBatch(f *testing.F) {
+	f.Add("plain", "1", `"00-1"`)
+	f.Add("<a href=\"x\">&\u2028\u2029é😀", "b2", "w/\"\\\x7f")
+	f.Fuzz(func(t *testing.T, text, id, etag string) {
+		if !utf8.ValidString(text) || !utf8.ValidString(id) || !utf8.ValidString(etag) || len(id) > 64 || len(etag) > 64 || id == "" {
 			t.Skip()
 		}
-		// As a record would hold it: without Go's escapes.
-		plain := strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&", `\u2028`, "\u2028", `\u2029`, "\u2029").Replace(string(doc))
-		if !json.Valid([]byte(plain)) {
-			t.Skip()
+		var doc bytes.Buffer
+		encoder := json.NewEncoder(&doc)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(map[string]string{"text": text}); err != nil {
+			t.Fatal(err)
 		}
-		sent, err := json.Marshal(json.RawMessage(plain))
-		if err != nil {
-			t.Skip()
+		raw := bytes.TrimSpace(doc.Bytes())
+		var sent []byte
+		a := &account{answer: func(_ int, r *http.Request) (*http.Response, error) {
+			var err error
+			sent, err = io.ReadAll(r.Body)
+			if r.ContentLength != int64(len(sent)) {
+				t.Errorf("Content-Length %d for %d bytes", r.ContentLength, len(sent))
+			}
+			return reply(200, `[{"statusCode":201},{"statusCode":200}]`), err
+		}}
+		_, c := open(t, a)
+		ops := []cosmos.Op{cosmos.Create(raw), cosmos.Replace(id, raw, etag)}
+		if _, _, err := c.Batch(t.Context(), cosmos.KeyString("p"), ops); err != nil {
+			t.Fatal(err)
 		}
-		if got := cosmos.SentSize([]byte(plain)); got != len(sent) {
-			t.Errorf("SentSize(%q) = %d, the SDK sends %d bytes", plain, got, len(sent))
+		if len(sent) > ops[0].Size()+ops[1].Size()+2 && !strings.ContainsFunc(id+etag, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
+			t.Errorf("%d bytes, counted as %d and %d", len(sent), ops[0].Size(), ops[1].Size())
+		}
+		type operation struct {
+			OperationType, IfMatch, ID string
+			ResourceBody               json.RawMessage
+		}
+		var got []operation
+		if err := json.Unmarshal(sent, &got); err != nil {
+			t.Fatalf("%v in %q", err, sent)
+		}
+		want := []operation{{OperationType: "Create", ResourceBody: raw}, {"Replace", etag, id, raw}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

@@ -111,17 +111,31 @@ type errAgain struct {
 
 func (e *errAgain) Error() string { return e.reason }
 
-// do runs one operation until it succeeds, fails for good, or no further try
-// fits before the context's deadline. Every operation given to it may run more
-// than once: creates carry fixed ids and replaces carry an ETag, so a try whose
-// answer was lost shows up as Exists or Changed in the next.
-func (db *DB) do(ctx context.Context, op string, call func(context.Context, *azcosmos.Client) error) error {
-	for n, failures := 1, 0; ; n++ {
+// do runs one operation on n documents until it succeeds, fails for good, or no
+// further try fits before the context's deadline. Every operation given to it
+// may run more than once: creates carry fixed ids and replaces carry an ETag, so
+// a try whose answer was lost shows up as Exists or Changed in the next. What is
+// done in bulk waits for its turn at each try.
+func (db *DB) do(ctx context.Context, op string, n int, bulk bool, call func(context.Context, *azcosmos.Client) error) error {
+	for tries, failures := 1, 0; ; tries++ {
+		var aside float64
+		var err error
+		if bulk {
+			if aside, err = db.pace.wait(ctx, op, n); err != nil {
+				return fmt.Errorf("%s: %w", op, err)
+			}
+		}
 		client := db.current()
-		try, cancel := context.WithTimeout(ctx, tryTimeout)
-		err := call(try, client)
+		var cost bill
+		try, cancel := context.WithTimeout(context.WithValue(ctx, billContext{}, &cost), tryTimeout)
+		err = call(try, client)
 		cancel()
 		fault, hint := classify(op, err)
+		kind := None
+		if fault != nil {
+			kind = fault.Kind
+		}
+		db.pace.done(op, n, aside, cost.units(), kind)
 		if fault == nil {
 			return nil
 		}
@@ -138,8 +152,11 @@ func (db *DB) do(ctx context.Context, op string, call func(context.Context, *azc
 		default:
 			return fault
 		}
-		wait := max(backoff(n), hint)
-		if deadline, ok := ctx.Deadline(); ok && time.Now().Add(wait).After(deadline) {
+		wait := max(backoff(tries), hint)
+		if fault.Kind == Throttled && hint > 0 { // the account knows, and the pace does the rest
+			wait = hint
+		}
+		if deadline, ok := ctx.Deadline(); ok && !time.Now().Add(wait).Before(deadline) {
 			return fault
 		}
 		if err := sleep(ctx, wait); err != nil {
@@ -191,10 +208,10 @@ func classify(op string, err error) (*Fault, time.Duration) {
 	fault := &Fault{Op: op, Status: re.StatusCode, Kind: Refused, Err: errors.New(http.StatusText(re.StatusCode))}
 	var hint time.Duration
 	var message string
-	ours := false // the account itself answered, not something in front of it
+	own := false // the account itself answered, not something in front of it
 	if re.RawResponse != nil {
 		header := re.RawResponse.Header
-		ours = header.Get("x-ms-activity-id") != "" || header.Get("x-ms-request-charge") != ""
+		own = ours(re.RawResponse)
 		fault.SubStatus = header.Get("x-ms-substatus")
 		fault.Activity = clean(header.Get("x-ms-activity-id"), 64)
 		if ms, err := strconv.ParseInt(header.Get("x-ms-retry-after-ms"), 10, 64); err == nil && ms > 0 {
@@ -236,11 +253,16 @@ func classify(op string, err error) (*Fault, time.Duration) {
 	}
 	// A proxy's page must not turn records into dead letters, nor a state that is
 	// there into none.
-	if !ours && (fault.Kind == Refused || fault.Kind == TooLarge || fault.Kind == NotFound) {
+	if !own && (fault.Kind == Refused || fault.Kind == TooLarge || fault.Kind == NotFound) {
 		fault.Kind = Transient
 		fault.Err = fmt.Errorf("%w, and not from Cosmos DB itself; look for a proxy, and check COSMOS_ENDPOINT", fault.Err)
 	}
 	return fault, hint
+}
+
+// ours reports whether the account itself has answered.
+func ours(resp *http.Response) bool {
+	return resp.Header.Get("x-ms-activity-id") != "" || resp.Header.Get("x-ms-request-charge") != ""
 }
 
 // tokenRefused tells an Entra refusal from a passing fault of the network: the

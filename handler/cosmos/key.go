@@ -3,7 +3,6 @@ package cosmos
 import (
 	"context"
 	"net/http"
-	"unicode/utf8"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
@@ -58,24 +57,6 @@ func AppendKeyString(b []byte, s string) []byte {
 		}
 	}
 	return append(b, '"')
-}
-
-// SentSize returns how many bytes doc takes inside a batch: the SDK encodes a
-// batch with Go's JSON encoder, which writes each <, > and & and the line
-// separators U+2028 and U+2029 as a six-byte escape.
-func SentSize(doc []byte) int {
-	n := len(doc)
-	for i, c := range doc {
-		switch c {
-		case '<', '>', '&':
-			n += 5
-		case 0xe2:
-			if r, _ := utf8.DecodeRune(doc[i:]); r == '\u2028' || r == '\u2029' {
-				n += 3
-			}
-		}
-	}
-	return n
 }
 
 // keyContext is the context key under which the header travels to keyHeader.

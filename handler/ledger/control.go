@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"activityarchive/handler/cosmos"
@@ -53,18 +54,28 @@ func (h *Head) AddGap(from, to, now time.Time) {
 	h.Gaps = h.Gaps[max(0, len(h.Gaps)-maxGaps):]
 }
 
+func headID(contentType string) string { return hash("head", contentType) }
+
+// newHead is the head of a content type that has none yet.
+func newHead(contentType string) Head {
+	return Head{ID: headID(contentType), PK: control, Kind: "head", V: 1, ContentType: contentType}
+}
+
 // Head reads the head of a content type. One that is not there yet is returned
 // empty; any other failure is an error, never an empty head: that would begin
 // the archive anew.
 func (l *Ledger) Head(ctx context.Context, contentType string) (Head, error) {
-	id := hash("head", contentType)
-	row, err := l.container.Read(ctx, cosmos.KeyString(control), id)
+	row, err := l.container.Read(ctx, cosmos.KeyString(control), headID(contentType))
 	if cosmos.KindOf(err) == cosmos.NotFound {
-		return Head{ID: id, PK: control, Kind: "head", V: 1, ContentType: contentType}, nil
+		return newHead(contentType), nil
 	}
 	if err != nil {
 		return Head{}, fmt.Errorf("reading the head of %s: %w", contentType, err)
 	}
+	return decodeHead(row, contentType)
+}
+
+func decodeHead(row []byte, contentType string) (Head, error) {
 	var h struct {
 		Head
 		ETag string `json:"_etag"`
@@ -79,40 +90,77 @@ func (l *Ledger) Head(ctx context.Context, contentType string) (Head, error) {
 	return h.Head, nil
 }
 
-// UpdateHead reads the head of a content type, lets change alter it, and writes
-// it back; if another instance wrote in between, it does so again. An error of
-// change ends it, nothing is written, and the error is returned as it is.
-func (l *Ledger) UpdateHead(ctx context.Context, contentType string, change func(*Head) error) (Head, error) {
+// UpdateHead lets change alter h and writes it back. If another instance wrote
+// since h was read, it is read again and change called again. After a nil error
+// h is as the ledger has it. An error of change ends it, nothing is written, and
+// the error is returned as it is.
+func (l *Ledger) UpdateHead(ctx context.Context, h *Head, change func(*Head) error) error {
 	var sent []byte
 	for try := 0; ; try++ {
-		h, err := l.Head(ctx, contentType)
-		if err != nil {
-			return Head{}, err
-		}
 		// Our own write may have been the one before, its answer lost.
-		if now, err := json.Marshal(&h); err == nil && sent != nil && bytes.Equal(now, sent) {
-			return h, nil
+		if now, err := json.Marshal(h); err == nil && sent != nil && bytes.Equal(now, sent) {
+			return nil
 		}
-		if err := change(&h); err != nil {
-			return h, err
+		next := *h
+		next.Gaps = slices.Clone(h.Gaps)
+		if err := change(&next); err != nil {
+			return err
 		}
-		body, err := json.Marshal(&h)
+		body, err := json.Marshal(&next)
 		if err != nil {
-			return Head{}, fmt.Errorf("encoding a head: %w", err)
+			return fmt.Errorf("encoding a head: %w", err)
 		}
 		if h.etag == "" {
 			err = l.container.Create(ctx, cosmos.KeyString(control), body)
-		} else {
-			h.etag, err = l.container.Replace(ctx, cosmos.KeyString(control), h.ID, body, h.etag)
+		} else if next.etag, err = l.container.Replace(ctx, cosmos.KeyString(control), h.ID, body, h.etag); err == nil {
+			*h = next
+			return nil
 		}
-		if err == nil {
-			return h, nil
-		}
-		if kind := cosmos.KindOf(err); (kind != cosmos.Changed && kind != cosmos.Exists) || try == 9 {
-			return Head{}, fmt.Errorf("saving the head of %s: %w", contentType, err)
+		// After a Create, too, it is read: for its ETag.
+		if kind := cosmos.KindOf(err); err != nil && (kind != cosmos.Changed && kind != cosmos.Exists) || try == 9 {
+			return fmt.Errorf("saving the head of %s: %w", h.ContentType, err)
 		}
 		sent = body
+		if *h, err = l.Head(ctx, h.ContentType); err != nil {
+			return err
+		}
 	}
+}
+
+// Control is what the ledger holds to steer ticks: the heads and the lease, as
+// they were when it was read.
+type Control struct {
+	ledger *Ledger
+	rows   map[string][]byte // by id
+}
+
+// Control reads heads and lease in one query.
+func (l *Ledger) Control(ctx context.Context) (*Control, error) {
+	c := &Control{ledger: l, rows: map[string][]byte{}}
+	err := l.container.Query(ctx, cosmos.KeyString(control), "SELECT * FROM c WHERE c.pk = @pk",
+		[]cosmos.Param{{Name: "@pk", Value: control}}, 0, func(row json.RawMessage) error {
+			var doc struct {
+				ID string `json:"id"`
+			}
+			if err := json.Unmarshal(row, &doc); err != nil {
+				return fmt.Errorf("reading an id of the ledger: %w", err)
+			}
+			c.rows[doc.ID] = row
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("reading heads and lease: %w", err)
+	}
+	return c, nil
+}
+
+// Head returns the head of a content type, an empty one where there is none yet.
+func (c *Control) Head(contentType string) (Head, error) {
+	row, ok := c.rows[headID(contentType)]
+	if !ok {
+		return newHead(contentType), nil
+	}
+	return decodeHead(row, contentType)
 }
 
 // LeaseTime is how long a lease lasts unless it is renewed. A process that is
@@ -150,25 +198,29 @@ type Lease struct {
 }
 
 // Acquire takes the lease for owner, which must be unique to the process, or
-// returns a [*HeldError].
-func (l *Ledger) Acquire(ctx context.Context, owner string) (*Lease, error) {
-	lease := &Lease{ledger: l, owner: owner}
-	held, err := l.lease(ctx)
-	if cosmos.KindOf(err) == cosmos.NotFound {
-		err = l.container.Create(ctx, cosmos.KeyString(control), lease.body(LeaseTime))
+// returns a [*HeldError]. A lease is not given back: it ends by itself, sooner
+// than the next tick, and until then its owner may take it again.
+func (c *Control) Acquire(ctx context.Context, owner string) (*Lease, error) {
+	lease := &Lease{ledger: c.ledger, owner: owner}
+	var held heldLease
+	var err error
+	if row, ok := c.rows[hash("lease")]; ok {
+		held, err = decodeLease(row)
+	} else {
+		err = c.ledger.container.Create(ctx, cosmos.KeyString(control), lease.body())
 		if err == nil || cosmos.KindOf(err) == cosmos.Exists { // by another, or by a try whose answer was lost
-			held, err = l.lease(ctx)
+			held, err = c.ledger.lease(ctx)
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("taking the lease: %w", err)
 	}
-	if held.Owner != owner && l.db.Now().Before(held.Expires.Time) {
+	if held.Owner != owner && c.ledger.db.Now().Before(held.Expires.Time) {
 		return nil, &HeldError{Owner: held.Owner, Expires: held.Expires.Time}
 	}
 	lease.etag = held.ETag
 	if err := lease.Renew(ctx); errors.Is(err, ErrLeaseLost) {
-		return nil, &HeldError{Owner: "unknown", Expires: l.db.Now().Add(LeaseTime)}
+		return nil, &HeldError{Owner: "unknown", Expires: c.ledger.db.Now().Add(LeaseTime)}
 	} else if err != nil {
 		return nil, err
 	}
@@ -186,6 +238,10 @@ func (l *Ledger) lease(ctx context.Context) (held heldLease, err error) {
 	if err != nil {
 		return held, err
 	}
+	return decodeLease(row)
+}
+
+func decodeLease(row []byte) (held heldLease, err error) {
 	if err := json.Unmarshal(row, &held); err != nil {
 		return held, fmt.Errorf("reading the lease: %w", err)
 	}
@@ -196,14 +252,9 @@ func (l *Ledger) lease(ctx context.Context) (held heldLease, err error) {
 }
 
 // Renew extends the lease by LeaseTime, or returns ErrLeaseLost.
-func (l *Lease) Renew(ctx context.Context) error { return l.write(ctx, LeaseTime) }
-
-// Release lets the next tick have the lease at once.
-func (l *Lease) Release(ctx context.Context) error { return l.write(ctx, 0) }
-
-func (l *Lease) write(ctx context.Context, d time.Duration) error {
+func (l *Lease) Renew(ctx context.Context) error {
 	for try := 0; ; try++ {
-		etag, err := l.ledger.container.Replace(ctx, cosmos.KeyString(control), hash("lease"), l.body(d), l.etag)
+		etag, err := l.ledger.container.Replace(ctx, cosmos.KeyString(control), hash("lease"), l.body(), l.etag)
 		if err == nil {
 			l.etag = etag
 			return nil
@@ -223,10 +274,10 @@ func (l *Lease) write(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (l *Lease) body(d time.Duration) []byte {
+func (l *Lease) body() []byte {
 	body, err := json.Marshal(leaseDocument{
 		ID: hash("lease"), PK: control, Kind: "lease", V: 1,
-		Owner: l.owner, Expires: At(l.ledger.db.Now().Add(d)),
+		Owner: l.owner, Expires: At(l.ledger.db.Now().Add(LeaseTime)),
 	})
 	if err != nil { // cannot be: strings and a time
 		return nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -59,7 +60,7 @@ func (c *Counts) Add(d Counts) {
 // Progress lets a content too large for one run go on where it was left.
 type Progress struct {
 	Elements int            `json:"elements"` // that many elements from the start are confirmed
-	SHA256   string         `json:"sha256"`   // of those elements' bytes, hex
+	SHA256   string         `json:"sha256"`   // of those elements, hex
 	Counts   Counts         `json:"counts"`
 	Kinds    map[string]int `json:"kinds,omitempty"` // of Counts.Filtered, by RecordType and Workload
 }
@@ -237,6 +238,10 @@ type Known struct {
 	Lost      bool
 }
 
+// knownRows is how many rows of Known a page may hold: about 150 bytes each, and
+// usually all there are.
+const knownRows = 10_000
+
 // Known returns the entries of a content type whose contentCreated lies in
 // [from, to), by id.
 func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Time) (map[string]Known, error) {
@@ -245,7 +250,7 @@ func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Ti
 		pk := partition(contentType, day)
 		err := l.container.Query(ctx, cosmos.KeyString(pk),
 			"SELECT c.id, c.found, c.state FROM c WHERE c.pk = @pk AND c.created >= @from AND c.created < @to",
-			[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@from", Value: At(from).String()}, {Name: "@to", Value: At(to).String()}},
+			[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@from", Value: At(from).String()}, {Name: "@to", Value: At(to).String()}}, knownRows,
 			func(row json.RawMessage) error {
 				var e struct{ ID, Found, State string }
 				if err := json.Unmarshal(row, &e); err != nil {
@@ -345,7 +350,7 @@ func (l *Ledger) Open(ctx context.Context) (Open, error) {
 	var open Open
 	seen := map[string]bool{}
 	err := l.container.Query(ctx, "", "SELECT c.pk, c.created, c.expires FROM c WHERE c.open = @one",
-		[]cosmos.Param{{Name: "@one", Value: 1}},
+		[]cosmos.Param{{Name: "@one", Value: 1}}, 0,
 		func(row json.RawMessage) error {
 			var e Entry
 			if err := json.Unmarshal(row, &e); err != nil {
@@ -367,27 +372,107 @@ func (l *Ledger) Open(ctx context.Context) (Open, error) {
 	if err != nil {
 		return Open{}, fmt.Errorf("reading open entries: %w", err)
 	}
-	day := func(pk string) string { return pk[max(0, len(pk)-len(time.DateOnly)):] }
 	slices.SortFunc(open.Partitions, func(a, b string) int {
-		return cmp.Or(cmp.Compare(day(a), day(b)), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(dayOf(a), dayOf(b)), cmp.Compare(a, b))
 	})
 	return open, nil
 }
 
-// Due gives the open entries of one partition that are due, oldest
-// contentCreated first, to work. An error of work ends it and is returned.
-func (l *Ledger) Due(ctx context.Context, pk string, now time.Time, work func(Entry) error) error {
-	return l.container.Query(ctx, cosmos.KeyString(pk),
-		"SELECT * FROM c WHERE c.pk = @pk AND c.open = @one AND c.due <= @now ORDER BY c.created",
-		[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@one", Value: 1}, {Name: "@now", Value: At(now).String()}},
-		func(row json.RawMessage) error {
-			e, err := decodeEntry(row)
-			if err != nil {
-				return err
+// dayOf is the day in a partition's name.
+func dayOf(pk string) string { return pk[max(0, len(pk)-len(time.DateOnly)):] }
+
+// dueRows is how many entries a page of Due holds: an entry has about 1 KB, and
+// pages of several partitions are held at once.
+const dueRows = 1000
+
+// Due gives the open entries that are due: day by day in the order of
+// partitions, which is that of Open, and within a day the oldest contentCreated
+// first, whatever the content type. It reads on as entries are taken. After an
+// error there are no more.
+func (l *Ledger) Due(ctx context.Context, partitions []string, now time.Time) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for len(partitions) > 0 {
+			n := 1
+			for n < len(partitions) && dayOf(partitions[n]) == dayOf(partitions[0]) {
+				n++
 			}
-			return work(e)
-		})
+			if !l.merge(ctx, partitions[:n], now, yield) {
+				return
+			}
+			partitions = partitions[n:]
+		}
+	}
 }
+
+// merge yields what is due in the partitions of one day. It reports whether the
+// caller wants more.
+func (l *Ledger) merge(ctx context.Context, partitions []string, now time.Time, yield func(Entry, error) bool) bool {
+	type source struct {
+		next func() (Entry, error, bool)
+		head Entry
+	}
+	var sources []*source
+	for _, pk := range partitions {
+		next, stop := iter.Pull2(l.due(ctx, pk, now))
+		defer stop()
+		sources = append(sources, &source{next: next})
+	}
+	fill := func(s *source) (ok bool, err error) {
+		s.head, err, ok = s.next()
+		return ok, err
+	}
+	var ready []*source
+	for _, s := range sources {
+		ok, err := fill(s)
+		if err != nil {
+			yield(Entry{}, err)
+			return false
+		}
+		if ok {
+			ready = append(ready, s)
+		}
+	}
+	for len(ready) > 0 {
+		first := slices.MinFunc(ready, func(a, b *source) int { return a.head.Created.Compare(b.head.Created.Time) })
+		if !yield(first.head, nil) {
+			return false
+		}
+		ok, err := fill(first)
+		if err != nil {
+			yield(Entry{}, err)
+			return false
+		}
+		if !ok {
+			ready = slices.DeleteFunc(ready, func(s *source) bool { return s == first })
+		}
+	}
+	return true
+}
+
+// due yields what is due in one partition, oldest first.
+func (l *Ledger) due(ctx context.Context, pk string, now time.Time) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		err := l.container.Query(ctx, cosmos.KeyString(pk),
+			"SELECT * FROM c WHERE c.pk = @pk AND c.open = @one AND c.due <= @now ORDER BY c.created",
+			[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@one", Value: 1}, {Name: "@now", Value: At(now).String()}}, dueRows,
+			func(row json.RawMessage) error {
+				e, err := decodeEntry(row)
+				if err != nil {
+					return err
+				}
+				if !yield(e, nil) {
+					return errEnough
+				}
+				return nil
+			})
+		if err != nil && !errors.Is(err, errEnough) {
+			yield(Entry{}, fmt.Errorf("reading what is due: %w", err))
+		}
+	}
+}
+
+// errEnough ends a query whose reader wants no more.
+var errEnough = errors.New("enough")
 
 // Entry reads one entry again.
 func (l *Ledger) Entry(ctx context.Context, pk, id string) (Entry, error) {

@@ -238,5 +238,5 @@ func (l *Ledger) byID(ctx context.Context, pk, fields string, ids []string, row 
 		params = append(params, cosmos.Param{Name: names[i], Value: id})
 	}
 	sql := "SELECT " + fields + " FROM c WHERE c.pk = @pk AND c.id IN (" + strings.Join(names, ", ") + ")"
-	return l.container.Query(ctx, cosmos.KeyString(pk), sql, params, row)
+	return l.container.Query(ctx, cosmos.KeyString(pk), sql, params, 0, row)
 }

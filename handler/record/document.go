@@ -56,6 +56,14 @@ func (r *Record) AppendDocument(dst []byte, m Meta) []byte {
 	return append(r.appendBody(dst), '}')
 }
 
+// Verbatim returns how many of the document's last bytes, before its closing
+// brace, are the record's own but for its braces; ok is false where that does
+// not give all of the record's bytes back.
+func (r *Record) Verbatim() (n int, ok bool) {
+	n = int(r.body.end - r.body.start)
+	return n, len(r.edits) == 0 && n+2 == len(r.raw)
+}
+
 // appendBody appends the record's members, edited.
 func (r *Record) appendBody(dst []byte) []byte {
 	done := r.body.start

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strconv"
 	"unicode/utf16"
@@ -330,6 +331,9 @@ func (p *parser) edit(s span, as editKind) {
 func (p *parser) text() (escapes, ok bool) {
 	raw := p.raw
 	for i := p.pos + 1; i < len(raw); i++ {
+		if i += plainBytes(raw[i:]); i == len(raw) {
+			break
+		}
 		switch c := raw[i]; {
 		case c == '"':
 			p.pos = i + 1
@@ -348,6 +352,32 @@ func (p *parser) text() (escapes, ok bool) {
 		}
 	}
 	return false, p.fail("invalid JSON: string without end")
+}
+
+// plainBytes returns how many bytes b begins with that are neither quote nor
+// backslash nor control byte. It looks at eight at a time: in each word below the
+// high bit of a byte is set if that byte is what it looks for, and the lowest such
+// bit is right, whatever a borrow does to those above.
+func plainBytes(b []byte) int {
+	const (
+		each  = 0x0101010101010101
+		highs = 0x80 * each
+	)
+	n := 0
+	for ; len(b)-n >= 8; n += 8 {
+		word := binary.LittleEndian.Uint64(b[n:])
+		quote, backslash := word^'"'*each, word^'\\'*each
+		found := ((quote-each)&^quote | (backslash-each)&^backslash | (word-' '*each)&^word) & highs
+		if found != 0 {
+			return n + bits.TrailingZeros64(found)/8
+		}
+	}
+	for ; n < len(b); n++ {
+		if c := b[n]; c == '"' || c == '\\' || c < ' ' {
+			break
+		}
+	}
+	return n
 }
 
 // escape gives the length of the escape at i, 0 if it is none. A pair of

@@ -27,6 +27,10 @@ import (
 // unknownHour is the hour of a record whose CreationTime can't be read.
 const unknownHour = "unknown"
 
+// manyMembers is the most members, or bytes of names, that a Parser keeps room
+// for.
+const manyMembers = 4096
+
 // maxWorkload bounds Record.Workload, which becomes a key of counts and stands
 // in logs. The longest name the service documents has 26 bytes.
 const maxWorkload = 64
@@ -71,16 +75,29 @@ func (e *Refused) Error() string { return "record refused: " + e.Reason }
 
 // Parse reads one record. Its error is a *Refused: raw is not one JSON object
 // (RFC 8259), not UTF-8, or nested deeper than Cosmos DB takes.
-func Parse(raw []byte) (Record, error) {
+func Parse(raw []byte) (Record, error) { return new(Parser).Parse(raw) }
+
+// Parser reads records one after the other, in the memory of those before. The
+// zero value is ready.
+type Parser struct {
+	members []member
+	names   []byte
+}
+
+// Parse does what the function Parse does.
+func (x *Parser) Parse(raw []byte) (Record, error) {
 	if !utf8.Valid(raw) {
 		return Record{}, &Refused{Reason: "not valid UTF-8"}
 	}
 	if len(raw) > math.MaxInt32 {
 		return Record{}, &Refused{Reason: "longer than 2 GiB"}
 	}
-	const usual = 48 // members open at once in all but odd records
-	p := parser{raw: raw, members: make([]member, 0, usual)}
-	if !p.record() {
+	p := parser{raw: raw, members: x.members[:0], names: x.names[:0]}
+	ok := p.record()
+	if x.members, x.names = p.members, p.names; cap(x.members) > manyMembers || cap(x.names) > manyMembers {
+		*x = Parser{} // an odd record's
+	}
+	if !ok {
 		return Record{}, &Refused{Reason: p.reason}
 	}
 	r := Record{

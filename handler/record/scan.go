@@ -122,6 +122,15 @@ type Scanner struct {
 // its end if the array is whole, and does not close it.
 func NewScanner(r io.Reader) *Scanner { return &Scanner{r: r} }
 
+// Reset begins with another body, in the memory of the last one.
+func (s *Scanner) Reset(r io.Reader) {
+	buf := s.buf[:0]
+	if cap(buf) > 2*bufferSize {
+		buf = nil
+	}
+	*s = Scanner{r: r, buf: buf, frame: frame{square: s.frame.square}}
+}
+
 // Next returns the next element. Its error is io.EOF after the array's closing
 // bracket if only white space follows; else ErrCut, a *FramingError or a
 // *NotArrayError. Once it has failed it fails the same way for ever.

@@ -150,14 +150,14 @@ func store(t *testing.T, o output, content string, texts ...string) []archive.Ou
 			t.Fatal(err)
 		}
 	}
-	w.Close(t.Context())
+	w.Close()
 	return outcomes
 }
 
 // rows runs a query over all partitions and returns one string member.
 func rows(t *testing.T, o output, sql string, params ...cosmos.Param) (list []string) {
 	t.Helper()
-	err := o.db.Container("Audits").Query(t.Context(), "", sql, params, func(row json.RawMessage) error {
+	err := o.db.Container("Audits").Query(t.Context(), "", sql, params, 0, func(row json.RawMessage) error {
 		var doc map[string]any
 		if err := json.Unmarshal(row, &doc); err != nil {
 			return err
@@ -287,7 +287,7 @@ var points = []point{
 	{"queries keep to their partition", func(t *testing.T, o output) {
 		store(t, o, "c", text(1, `"a"`, ""), text(2, `"b"`, ""))
 		n := 0
-		err := o.db.Container("Audits").Query(t.Context(), cosmos.KeyString("a", "2026-03-11T09"), "SELECT c.id FROM c", nil, func(json.RawMessage) error {
+		err := o.db.Container("Audits").Query(t.Context(), cosmos.KeyString("a", "2026-03-11T09"), "SELECT c.id FROM c", nil, 0, func(json.RawMessage) error {
 			n++
 			return nil
 		})
@@ -297,7 +297,7 @@ var points = []point{
 	}},
 	{"only filters cross partitions", func(t *testing.T, o output) {
 		store(t, o, "c", text(1, `"a"`, ""))
-		err := o.db.Container("Audits").Query(t.Context(), "", "SELECT * FROM c ORDER BY c.CreationTime", nil, func(json.RawMessage) error { return nil })
+		err := o.db.Container("Audits").Query(t.Context(), "", "SELECT * FROM c ORDER BY c.CreationTime", nil, 0, func(json.RawMessage) error { return nil })
 		kind(t, "ORDER BY", err, cosmos.Refused)
 	}},
 	{"an entry's life", func(t *testing.T, o output) {
@@ -320,9 +320,14 @@ var points = []point{
 			t.Errorf("open %+v, error %v", open, err)
 		}
 		var due []ledger.Entry
-		collect := func(e ledger.Entry) error { due = append(due, e); return nil }
-		if err := o.ledger.Due(ctx, listed.PK, now, collect); err != nil || len(due) != 1 || due[0].ID != listed.ID {
-			t.Fatalf("due %v, error %v", due, err)
+		for e, err := range o.ledger.Due(ctx, open.Partitions, now) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			due = append(due, e)
+		}
+		if len(due) != 1 || due[0].ID != listed.ID {
+			t.Fatalf("due %v", due)
 		}
 		due[0].Close(ledger.Stored, "", now)
 		if err := o.ledger.Save(ctx, &due[0]); err != nil {
@@ -339,31 +344,41 @@ var points = []point{
 	{"heads and the lease", func(t *testing.T, o output) {
 		ctx := t.Context()
 		for i := range 3 {
-			h, err := o.ledger.UpdateHead(ctx, "Audit.General", func(h *ledger.Head) error {
-				h.ListedTo = ledger.At(now.Add(time.Duration(i) * time.Hour))
-				return nil
-			})
+			h, err := o.ledger.Head(ctx, "Audit.General")
+			if err == nil {
+				err = o.ledger.UpdateHead(ctx, &h, func(h *ledger.Head) error {
+					h.ListedTo = ledger.At(now.Add(time.Duration(i) * time.Hour))
+					return nil
+				})
+			}
 			if err != nil || !h.ListedTo.Equal(now.Add(time.Duration(i)*time.Hour)) {
 				t.Errorf("head %+v, error %v", h, err)
 			}
 		}
-		lease, err := o.ledger.Acquire(ctx, "one")
+		acquire := func(owner string) (*ledger.Lease, error) {
+			control, err := o.ledger.Control(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, err := control.Head("Audit.General"); err != nil || !h.ListedTo.Equal(now.Add(2*time.Hour)) {
+				t.Errorf("head %+v, error %v", h, err)
+			}
+			return control.Acquire(ctx, owner)
+		}
+		lease, err := acquire("one")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := o.ledger.Acquire(ctx, "two"); err == nil {
+		if _, err := acquire("two"); err == nil {
 			t.Error("two owners hold the lease")
 		} else if held, ok := errors.AsType[*ledger.HeldError](err); !ok || held.Owner != "one" {
 			t.Errorf("error = %v", err)
 		}
-		if err := errors.Join(lease.Renew(ctx), lease.Release(ctx)); err != nil {
+		if err := lease.Renew(ctx); err != nil {
 			t.Error(err)
 		}
-		if _, err := o.ledger.Acquire(ctx, "two"); err != nil {
-			t.Errorf("after its release: %v", err)
-		}
-		if err := lease.Renew(ctx); !errors.Is(err, ledger.ErrLeaseLost) {
-			t.Errorf("renewing a lost lease: %v", err)
+		if _, err := acquire("one"); err != nil {
+			t.Errorf("its own lease: %v", err)
 		}
 	}},
 	{"a dead letter of several chunks", func(t *testing.T, o output) {
@@ -376,7 +391,7 @@ var points = []point{
 		}
 		chunks := map[int][]byte{}
 		err := o.db.Container("ArchiveState").Query(t.Context(), cosmos.KeyString("dead|"+e.PK), "SELECT * FROM c WHERE c.pk = @pk",
-			[]cosmos.Param{{Name: "@pk", Value: "dead|" + e.PK}}, func(row json.RawMessage) error {
+			[]cosmos.Param{{Name: "@pk", Value: "dead|" + e.PK}}, 0, func(row json.RawMessage) error {
 				var doc struct {
 					Chunk int
 					Data  []byte

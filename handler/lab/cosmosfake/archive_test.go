@@ -78,7 +78,7 @@ func store(t *testing.T, ctx context.Context, arc *archive.Archive, content stri
 			t.Fatal(err)
 		}
 	}
-	w.Close(ctx)
+	w.Close()
 	for i, n := range calls {
 		if n != 1 {
 			t.Errorf("document %d has %d outcomes", i, n)

@@ -238,7 +238,7 @@ func TestPassingFaults(t *testing.T) {
 					}
 					twice(cosmosfake.Query)
 					rows := 0
-					err = c.Query(ctx, a1, "SELECT * FROM c", nil, func(json.RawMessage) error { rows++; return nil })
+					err = c.Query(ctx, a1, "SELECT * FROM c", nil, 0, func(json.RawMessage) error { rows++; return nil })
 					wantKind(t, "Query", err, none)
 					equal(t, "rows", rows, 1)
 				}
@@ -381,7 +381,7 @@ func TestQueryGivesEachRowOnce(t *testing.T) {
 		a.f.Inject(cosmosfake.Rule{Kinds: []cosmosfake.Kind{cosmosfake.Query}, From: 5, Times: 2, Fault: cosmosfake.Fault{Cut: 40}})
 		for _, key := range []cosmos.Key{a1, ""} {
 			var got []string
-			err := c.Query(t.Context(), key, "SELECT c.id FROM c WHERE c.pk = @pk", []cosmos.Param{{Name: "@pk", Value: "a"}}, func(row json.RawMessage) error {
+			err := c.Query(t.Context(), key, "SELECT c.id FROM c WHERE c.pk = @pk", []cosmos.Param{{Name: "@pk", Value: "a"}}, 0, func(row json.RawMessage) error {
 				got = append(got, strings.Trim(string(row), `{}"id:`))
 				return nil
 			})
@@ -389,11 +389,11 @@ func TestQueryGivesEachRowOnce(t *testing.T) {
 			equal(t, "rows", got, want)
 		}
 		stop := errors.New("enough")
-		if err := c.Query(t.Context(), a1, "SELECT * FROM c", nil, func(json.RawMessage) error { return stop }); !errors.Is(err, stop) {
+		if err := c.Query(t.Context(), a1, "SELECT * FROM c", nil, 0, func(json.RawMessage) error { return stop }); !errors.Is(err, stop) {
 			t.Errorf("Query = %v, want the error of row", err)
 		}
-		wantKind(t, "bad query", c.Query(t.Context(), a1, "SELEKT", nil, nil), cosmos.Refused)
-		wantKind(t, "no container", db.Container("None").Query(t.Context(), a1, "SELECT * FROM c", nil, nil), cosmos.Missing)
+		wantKind(t, "bad query", c.Query(t.Context(), a1, "SELEKT", nil, 0, nil), cosmos.Refused)
+		wantKind(t, "no container", db.Container("None").Query(t.Context(), a1, "SELECT * FROM c", nil, 0, nil), cosmos.Missing)
 	})
 }
 
@@ -443,24 +443,5 @@ func TestKeys(t *testing.T) {
 			wantKind(t, key, c.Create(t.Context(), cosmos.Key(key), []byte(body)), none)
 		}
 		equal(t, "documents", len(a.f.Documents("Flat")), len(values)+6)
-	})
-}
-
-func TestSentSizeIsWhatIsSent(t *testing.T) {
-	bubble(t, func(t *testing.T, a account, db *cosmos.DB) {
-		doc := []byte(`{"id":"1","pk":"a","x":"<&> ` + "\u2028\u2029é😀" + `"}`)
-		sent := 0
-		a.f.Set(func(s *cosmosfake.Switches) {
-			s.Hook = func(c cosmosfake.Call) *cosmosfake.Fault {
-				if c.Kind == cosmosfake.Batch {
-					sent = len(c.Body)
-				}
-				return nil
-			}
-		})
-		if _, _, err := db.Container("Flat").Batch(t.Context(), a1, []cosmos.Op{cosmos.Create(doc)}); err != nil {
-			t.Fatal(err)
-		}
-		equal(t, "bytes", sent, len(`[{"operationType":"Create","resourceBody":}]`)+cosmos.SentSize(doc))
 	})
 }

@@ -60,6 +60,7 @@ type Rule struct {
 	Kinds     []Kind // any of them; none: all but Account, which must be named
 	Container string // empty: any
 	ID        string // of the document; empty: any
+	Key       string // the partition key header; empty: any
 	From      int    // the first call hit, counting from 1 those that match; 0: the first
 	Times     int    // how many calls are hit; 0: one
 	Fault     Fault
@@ -89,7 +90,7 @@ func (f *Fake) Recover() {
 // hits counts the call for r and reports whether the fault befalls it.
 func (r *rule) hits(c Call) bool {
 	if len(r.Kinds) == 0 && c.Kind == Account || len(r.Kinds) > 0 && !slices.Contains(r.Kinds, c.Kind) ||
-		r.Container != "" && r.Container != c.Container || r.ID != "" && r.ID != c.ID {
+		r.Container != "" && r.Container != c.Container || r.ID != "" && r.ID != c.ID || r.Key != "" && r.Key != c.Key {
 		return false
 	}
 	r.seen++

@@ -155,27 +155,27 @@ var contentRows = []row{
 				{Status: 200, Body: page},
 				{Status: 200, Body: "{}"},
 			} {
-				for _, id := range []string{"", was.ID} { // all of the state, and the head alone
+				for _, key := range []string{"", `["control"]`} { // all of the state, and what steers ticks
 					number += 10
 					s.tenant.Publish(general, time.Now(), recs(number, 5)...)
 					s.later(time.Minute)
 					s.account.Inject(cosmosfake.Rule{
-						Container: "ArchiveState", Kinds: []cosmosfake.Kind{cosmosfake.Read, cosmosfake.Query}, ID: id,
+						Container: "ArchiveState", Kinds: []cosmosfake.Kind{cosmosfake.Read, cosmosfake.Query}, Key: key,
 						Times: cosmosfake.Always, Fault: fault,
 					})
 					listings, fetches := s.tenant.Count(tenant.OpContent), s.tenant.Count(tenant.OpAudit)
 					if err := s.process().tick(); err == nil {
-						t.Errorf("fault %d of %q: the tick ended well", i, id)
+						t.Errorf("fault %d in %q: the tick ended well", i, key)
 					}
 					if n := s.tenant.Count(tenant.OpContent) - listings; n != 0 {
-						t.Errorf("fault %d of %q: %d listings without a state", i, id, n)
+						t.Errorf("fault %d in %q: %d listings without a state", i, key, n)
 					}
 					if n := s.tenant.Count(tenant.OpAudit) - fetches; n != 0 {
-						t.Errorf("fault %d of %q: %d fetches without a state", i, id, n)
+						t.Errorf("fault %d in %q: %d fetches without a state", i, key, n)
 					}
 					s.account.Recover()
 					if is := head(); !reflect.DeepEqual(is, was) {
-						t.Errorf("fault %d of %q: the head is now %+v, was %+v", i, id, is, was)
+						t.Errorf("fault %d in %q: the head is now %+v, was %+v", i, key, is, was)
 					}
 					s.later(time.Minute)
 					first.mustTick()

@@ -85,7 +85,7 @@ var crashRows = []row{
 			}
 			w.tenant.Publish(general, time.Now(), mixed(w)...)
 			w.later(time.Second)
-			if err := a.timer.Collector.CatchUp(w.t.Context(), general, &collect.Tally{}); err != nil {
+			if err := a.catchUp(&collect.Tally{}); err != nil {
 				w.t.Error(err)
 			}
 			w.both(a, b, func(p *process) error { return p.timer.Collector.Work(w.t.Context(), &collect.Tally{}) })
@@ -102,7 +102,7 @@ var crashRows = []row{
 			c := s.tenant.Publish(general, time.Now(), mixed(s)...)
 			refused := s.tenant.Inject(tenant.Rule{Op: tenant.OpAudit, Path: c.ID, Times: 1, Delay: 20 * time.Second, Status: http.StatusNotFound, Code: "AF20050", Message: "refused"})
 			s.later(time.Second)
-			if err := a.timer.Collector.CatchUp(t.Context(), general, &collect.Tally{}); err != nil {
+			if err := a.catchUp(&collect.Tally{}); err != nil {
 				t.Error(err)
 			}
 			s.both(a, b, func(p *process) error { return p.timer.Collector.Work(t.Context(), &collect.Tally{}) })
@@ -127,7 +127,7 @@ var crashRows = []row{
 				if p == b {
 					tally = &tallies[1]
 				}
-				return p.timer.Collector.CatchUp(w.t.Context(), general, tally)
+				return p.catchUp(tally)
 			})
 			if got := len(w.entries()); got != contents+1 {
 				w.t.Errorf("the ledger has %d entries, want %d", got, contents+1)

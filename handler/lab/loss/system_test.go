@@ -339,6 +339,15 @@ func (p *process) tickWithin(d time.Duration) error {
 	return err
 }
 
+// catchUp lists as a tick does, and nothing else.
+func (p *process) catchUp(tally *collect.Tally) error {
+	head, err := p.ledger.Head(p.s.t.Context(), general)
+	if err != nil {
+		return err
+	}
+	return p.timer.Collector.CatchUp(p.s.t.Context(), &head, tally)
+}
+
 // mustTick runs a tick that must succeed.
 func (p *process) mustTick() {
 	p.s.t.Helper()

@@ -1,0 +1,182 @@
+package cosmos
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+const (
+	// cutEvery keeps the many answers that one overload throttles from cutting
+	// the rate once each.
+	cutEvery = time.Second
+	// gentleCut is for a rate that has just grown past what there is.
+	gentleCut = 0.97
+	// window is the time over which what was had is measured, in tenths of a
+	// second. A rate that is more than a tenth above that was far too high.
+	window = 40
+	farOff = 0.9
+	// growth is by how much each request that passes lets the rate grow, so that
+	// one in fifty or so finds out that it was too much. After cubic requests
+	// without that it is twice as much, and soon a lot: there may be more to have.
+	growth = 0.0003
+	cubic  = 30
+	// Far from what was too much the last time the rate grows by the clock, by a
+	// quarter each second.
+	farBelow   = 0.93
+	farAbove   = 1.1
+	fastGrowth = 0.25
+	// leastRate is always left, so that work never stands still: a quarter of the
+	// smallest throughput that can be provisioned (400 RU/s).
+	leastRate = 100
+	// burst is how long unused request units may be saved up.
+	burst = 100 * time.Millisecond
+)
+
+// pace spreads requests over time once the account has throttled: it learns what
+// operations cost and how many request units a second the account gives, and
+// lets a request go when there is room for it. Waiting here costs nothing;
+// being refused costs a round trip, and a place behind all others. Requests that
+// do not wait here count all the same.
+//
+// Callers pass in the order in which they came.
+type pace struct {
+	turn chan struct{} // held by the caller who waits for room
+
+	mu      sync.Mutex
+	limit   float64            // RU/s; 0 as long as nothing was throttled
+	ceiling float64            // RU/s that were too many
+	left    float64            // RU that may be spent now; negative: spent in advance
+	filled  time.Time          // when left was last filled up
+	cut     time.Time          // when limit was last cut
+	passed  int                // requests since
+	costs   map[string]float64 // RU of one document, by operation
+	began   time.Time          // when the first RU was spent
+	recent  [window]spending   // of the last seconds
+}
+
+type spending struct {
+	tenth int64 // since 1970
+	units float64
+}
+
+// wait returns when a request of n documents may leave, and what was set aside
+// for it: give that to done. Its error is the end of ctx, or a Fault of kind
+// Throttled if that moment lies past ctx's deadline.
+func (p *pace) wait(ctx context.Context, op string, n int) (aside float64, err error) {
+	if aside, pause := p.take(op, n); pause == 0 {
+		return aside, nil
+	}
+	select { // one waits for room, the others for their turn: what is learned meanwhile counts for all
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	for {
+		aside, pause := p.take(op, n)
+		if pause == 0 {
+			return aside, nil
+		}
+		if deadline, ok := ctx.Deadline(); ok && !time.Now().Add(pause).Before(deadline) {
+			return 0, &Fault{Op: op, Kind: Throttled, Err: fmt.Errorf("no room before the deadline: %w", context.DeadlineExceeded)}
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// take sets aside what n documents cost, or says how long there is no room.
+func (p *pace) take(op string, n int) (aside float64, pause time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fill(time.Now())
+	if p.limit == 0 {
+		return 0, 0
+	}
+	if p.left < 0 {
+		return 0, time.Duration(-p.left/p.limit*float64(time.Second)) + time.Millisecond
+	}
+	aside = p.costs[op] * float64(n)
+	p.left -= aside
+	return aside, 0
+}
+
+// done notes what a request has cost, and whether it was throttled.
+func (p *pace) done(op string, n int, aside, charge float64, kind Kind) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	p.fill(now)
+	if kind != Throttled { // then it has used up its turn: the account needs that time to have something again
+		p.left += aside - charge
+	}
+	tenth := now.UnixNano() / int64(time.Second/10)
+	if p.began.IsZero() {
+		p.began = now
+	}
+	if s := &p.recent[tenth%window]; s.tenth == tenth {
+		s.units += charge
+	} else {
+		*s = spending{tenth, charge}
+	}
+	switch kind {
+	case None:
+		p.passed++
+		curve := float64(p.passed) / cubic
+		p.limit *= 1 + growth*(1+curve*curve)
+		each := charge / float64(n)
+		if known, ok := p.costs[op]; ok {
+			each = known + (each-known)/8
+		}
+		if p.costs == nil {
+			p.costs = map[string]float64{}
+		}
+		p.costs[op] = each
+	case Throttled:
+		p.slow(now, tenth)
+	}
+}
+
+// slow cuts the rate; p.mu is held.
+func (p *pace) slow(now time.Time, tenth int64) {
+	if p.limit > 0 && now.Sub(p.cut) < cutEvery {
+		return
+	}
+	had := 0.0 // RU/s
+	for _, s := range p.recent {
+		if tenth-s.tenth < window {
+			had += s.units
+		}
+	}
+	had /= min(max(now.Sub(p.began).Seconds(), 1), window/10)
+	switch {
+	case p.limit == 0: // how much there is has to be found out: others may have used most of it
+		p.ceiling, p.limit = math.Inf(1), had
+	case had < p.limit*farOff:
+		p.ceiling, p.limit = had, had*gentleCut
+	default:
+		p.ceiling, p.limit = p.limit, p.limit*gentleCut
+	}
+	p.limit = max(p.limit, leastRate)
+	p.left = min(p.left, 0)
+	p.cut, p.passed = now, 0
+}
+
+// fill adds what time has brought, and lets a rate grow that is far from what is
+// known; p.mu is held.
+func (p *pace) fill(now time.Time) {
+	seconds := min(now.Sub(p.filled).Seconds(), 60)
+	p.filled = now
+	if p.limit == 0 || seconds <= 0 {
+		p.left = min(p.left, 0)
+		return
+	}
+	p.left = min(p.left+p.limit*seconds, p.limit*burst.Seconds())
+	if p.limit < p.ceiling*farBelow || p.limit > p.ceiling*farAbove {
+		p.limit *= 1 + fastGrowth*seconds
+	}
+}

@@ -46,8 +46,8 @@ const (
 	// refusalEvery is how often refused calls are logged, with their number.
 	refusalEvery = 10 * time.Second
 
-	// maxField bounds a contentId and a contentUri; those seen have some 150 and
-	// 250 bytes.
+	// maxField bounds a contentUri, and so the contentId in it; those seen have
+	// some 250 and 150 bytes.
 	maxField = 2048
 )
 
@@ -249,8 +249,8 @@ func (h *Handler) entry(raw json.RawMessage, appID string, now time.Time) (e led
 		return e, false, errors.New("an item is for another tenant")
 	case !strings.EqualFold(it.ClientID, appID):
 		return e, false, errors.New("an item is for another application")
-	case it.ContentID == "" || len(it.ContentID) > maxField || len(it.ContentURI) > maxField:
-		return e, false, errors.New("an item has no contentId, or one too long")
+	case it.ContentID == "" || len(it.ContentURI) > maxField:
+		return e, false, errors.New("an item has no contentId, or its contentUri is too long")
 	}
 	if err := h.config.API.CheckContentURI(it.ContentURI); err != nil {
 		return e, false, fmt.Errorf("an item points elsewhere: %w", err)
@@ -261,8 +261,8 @@ func (h *Handler) entry(raw json.RawMessage, appID string, now time.Time) (e led
 	for _, contentType := range h.config.ContentTypes {
 		if strings.EqualFold(contentType, it.ContentType) {
 			created, ok := moment(it.ContentCreated)
-			if !ok {
-				created = now
+			if !ok { // its place in the ledger is unknown; a listing will tell
+				return e, false, errors.New("an item has no contentCreated")
 			}
 			expires, _ := moment(it.ContentExpiration)
 			return ledger.NewEntry(contentType, it.ContentID, it.ContentURI, created, expires, ledger.ByWebhook, now), true, nil

@@ -39,6 +39,8 @@ const (
 	// maxWindow is the longest window that the service lists. Beyond it the
 	// list may be partial without a word. Source: service documentation.
 	maxWindow = 24 * time.Hour
+	// pageItems is how many contents of a page are held at a time.
+	pageItems = 1000
 	// maxPages bounds a listing whose pages never end.
 	maxPages = 10_000
 	// windowTime is the documented form of startTime and endTime. A zone
@@ -136,6 +138,10 @@ func (c *Client) Close() {
 // this machine's.
 func (c *Client) Now() time.Time { return c.wire.clock.now() }
 
+// ClockKnown reports whether an answer has told the service's time. Until then
+// Now is this machine's, which may be anything.
+func (c *Client) ClockKnown() bool { return c.wire.clock.known.Load() }
+
 // Stats returns the figures so far.
 func (c *Client) Stats() Stats {
 	return Stats{
@@ -160,10 +166,11 @@ func (c *Client) Subscriptions(ctx context.Context) ([]Subscription, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	var list []Subscription
-	err = elements(io.LimitReader(body, maxSmall), func(element json.RawMessage) {
+	err = elements(io.LimitReader(body, maxSmall), func(element json.RawMessage) error {
 		if s, ok := parseSubscription(element); ok {
 			list = append(list, s)
 		}
+		return nil
 	})
 	if err != nil {
 		return nil, unreadable(ctx, r.op, resp, err)
@@ -189,7 +196,7 @@ func (c *Client) Start(ctx context.Context, contentType string, w *Webhook) (Sub
 	}
 	asked := Subscription{ContentType: contentType, Status: "enabled"}
 	if w != nil {
-		r.secrets = []string{string(w.AuthID), url.QueryEscape(string(w.AuthID))}
+		r.secrets = []string{string(w.AuthID)}
 		asked.Webhook = &SubscriptionWebhook{Address: w.Address, AuthID: w.AuthID, Expiration: w.Expiration, Status: "enabled"}
 	}
 	resp, err := c.call(ctx, r)
@@ -213,9 +220,10 @@ func (c *Client) Start(ctx context.Context, contentType string, w *Webhook) (Sub
 	return Subscription{}, newFault(r, resp, answer, c.Now(), r.secrets...)
 }
 
-// List calls each with every page of the window [from, to) of contentType, an
-// empty one too. Bounds are cut to whole seconds, so windows that meet still
-// meet. Order means nothing, and a content may come twice.
+// List calls each with the contents of the window [from, to) of contentType, at
+// most pageItems at a time and at least once. Bounds are cut to whole seconds, so
+// windows that meet still meet. Order means nothing, and a content may come
+// twice.
 //
 // No item is left out. One without a usable contentId has "item:" and its
 // SHA-256 for one, one without a time the day of from; what its contentUri is
@@ -240,12 +248,9 @@ func (c *Client) List(ctx context.Context, contentType string, from, to time.Tim
 			return &Fault{Op: op, Kind: BadPage, Err: fmt.Errorf("the listing does not end: page %d repeats an earlier one, or there are more than %d", len(seen)+1, maxPages)}
 		}
 		seen[sum] = true
-		got, following, err := c.page(ctx, next, contentType, from)
+		following, err := c.page(ctx, next, contentType, from, each)
 		if err != nil {
 			return err
-		}
-		if err := each(got); err != nil {
-			return fmt.Errorf("%s: %w", op, err)
 		}
 		if next = following; next == "" {
 			return nil
@@ -257,28 +262,47 @@ func (c *Client) List(ctx context.Context, contentType string, from, to time.Tim
 	}
 }
 
-// page gets one page of a listing and, as received, the URL of the next, ""
-// after the last.
-func (c *Client) page(ctx context.Context, uri, contentType string, from time.Time) (got []Content, next string, err error) {
+// page gives one page of a listing to each and returns, as received, the URL of
+// the next, "" after the last.
+func (c *Client) page(ctx context.Context, uri, contentType string, from time.Time, each func([]Content) error) (next string, err error) {
 	r := request{op: "list content", method: http.MethodGet, url: uri, retries: maxRetries}
 	resp, body, err := c.array(ctx, r)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	limited := &io.LimitedReader{R: body, N: maxPage}
-	err = elements(limited, func(element json.RawMessage) { got = append(got, parseContent(element, contentType, from)) })
+	var got []Content
+	var eachErr error
+	hand := func() error {
+		if err := each(got); err != nil {
+			eachErr = fmt.Errorf("%s: %w", r.op, err)
+		}
+		got = got[:0]
+		return eachErr
+	}
+	err = elements(limited, func(element json.RawMessage) error {
+		if got = append(got, parseContent(element, contentType, from)); len(got) == pageItems {
+			return hand()
+		}
+		return nil
+	})
 	switch {
+	case eachErr != nil:
+		return "", eachErr
 	case err != nil && limited.N <= 0:
-		return nil, "", &Fault{Op: r.op, Kind: BadPage, Status: resp.StatusCode, Err: fmt.Errorf("a page is larger than %d bytes", maxPage), Remedy: "make CATCH_UP_WINDOW smaller"}
+		return "", &Fault{Op: r.op, Kind: BadPage, Status: resp.StatusCode, Err: fmt.Errorf("a page is larger than %d bytes", maxPage), Remedy: "make CATCH_UP_WINDOW smaller"}
 	case err != nil:
-		return nil, "", unreadable(ctx, r.op, resp, err)
+		return "", unreadable(ctx, r.op, resp, err)
+	}
+	if err := hand(); err != nil {
+		return "", err
 	}
 	// Documentation has both names.
 	if next = resp.Header.Get("NextPageUri"); next == "" {
 		next = resp.Header.Get("NextPageUrl")
 	}
-	return got, next, nil
+	return next, nil
 }
 
 // Open returns the body of the content at contentURI: a JSON array of records,

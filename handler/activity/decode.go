@@ -134,7 +134,8 @@ func arrayStart(r io.Reader) (array *bufio.Reader, refused []byte, err error) {
 }
 
 // elements calls each with every element of the JSON array in r, as it stands.
-func elements(r io.Reader, each func(json.RawMessage)) error {
+// An error of each ends it and is returned.
+func elements(r io.Reader, each func(json.RawMessage) error) error {
 	d := json.NewDecoder(r)
 	if _, err := d.Token(); err != nil {
 		return err
@@ -144,7 +145,9 @@ func elements(r io.Reader, each func(json.RawMessage)) error {
 		if err := d.Decode(&element); err != nil {
 			return err
 		}
-		each(element)
+		if err := each(element); err != nil {
+			return err
+		}
 	}
 	_, err := d.Token()
 	if errors.Is(err, io.EOF) {

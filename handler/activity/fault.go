@@ -1,12 +1,16 @@
 package activity
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -264,14 +268,35 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 // bearer finds what looks like a token in a foreign text, whoever's it is.
 var bearer = regexp.MustCompile(`(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]{8,}[\w.-]*`)
 
-// clean makes a foreign text fit for an error: one line, bounded, without
-// control characters, without the given secrets and without tokens.
-func clean(s string, secrets ...string) string {
-	redact := func(s string) string {
-		for _, secret := range secrets {
-			if secret != "" {
-				s = strings.ReplaceAll(s, secret, "[redacted]")
+// spellings returns each secret as it stands, and as it stands in JSON, in a URL
+// and in base64: an answer may quote the request. Longer ones come first.
+func spellings(secrets []string) (forms []string) {
+	for _, secret := range secrets {
+		if secret == "" {
+			continue
+		}
+		forms = append(forms, secret, url.QueryEscape(secret), url.PathEscape(secret), base64.StdEncoding.EncodeToString([]byte(secret)))
+		for _, html := range []bool{false, true} {
+			var b strings.Builder
+			e := json.NewEncoder(&b)
+			e.SetEscapeHTML(html)
+			if e.Encode(secret) == nil {
+				quoted := strings.TrimSuffix(b.String(), "\n")
+				forms = append(forms, quoted[1:len(quoted)-1])
 			}
+		}
+	}
+	slices.SortFunc(forms, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	return forms
+}
+
+// clean makes a foreign text fit for an error: one line, bounded, without
+// control characters, without the given secrets in any form, and without tokens.
+func clean(s string, secrets ...string) string {
+	forms := spellings(secrets)
+	redact := func(s string) string {
+		for _, secret := range forms {
+			s = strings.ReplaceAll(s, secret, "[redacted]")
 		}
 		return bearer.ReplaceAllString(s, "[redacted]")
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,9 @@ const (
 	// clockStep is the least difference from the service's clock that counts:
 	// the header Date has a resolution of one second, and answers travel.
 	clockStep = 2 * time.Second
+	// clockLeap is more than clocks drift: one answer alone does not move ours so
+	// far.
+	clockLeap = 15 * time.Minute
 )
 
 // defaultTransport is what a Client uses unless its Config names another.
@@ -282,7 +286,13 @@ func backoff(tries int) time.Duration {
 
 // clock is the difference between the service's clock and ours. Windows,
 // expiry and the 15 minutes between starts are judged by the service's.
-type clock struct{ offset atomic.Int64 } // nanoseconds to add to ours
+type clock struct {
+	offset atomic.Int64 // nanoseconds to add to ours
+	known  atomic.Bool  // an answer has told it
+
+	mu    sync.Mutex
+	doubt time.Duration // a leap that one answer has told, 0: none
+}
 
 // learn takes the time from an answer. Answers of a cache (Age) and of a
 // gateway in trouble (5xx) tell another clock's time.
@@ -291,15 +301,26 @@ func (c *clock) learn(resp *http.Response) {
 	if err != nil || resp.StatusCode >= 500 || resp.Header.Get("Age") != "" {
 		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	offset := time.Until(date.Add(time.Second / 2)) // Date is cut to the second
 	known := time.Duration(c.offset.Load())
-	if (offset - known).Abs() < clockStep { // hold still, so that Now does not step back
+	near := func(to time.Duration) bool { return (offset - to).Abs() < clockStep }
+	if near(known) { // hold still, so that Now does not step back
+		c.known.Store(true)
+		c.doubt = 0
+		return
+	}
+	if c.known.Load() && (offset-known).Abs() > clockLeap && (c.doubt == 0 || !near(c.doubt)) {
+		c.doubt = offset // a second answer must say the same
 		return
 	}
 	if offset.Abs() < clockStep {
 		offset = 0
 	}
 	c.offset.Store(int64(offset))
+	c.known.Store(true)
+	c.doubt = 0
 }
 
 func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }

@@ -435,15 +435,21 @@ func TestNowFollowsTheService(t *testing.T) {
 			want   time.Duration
 		}{
 			{200, nil, 0},
-			{200, []string{date(time.Second)}, 0},
 			{200, []string{date(time.Hour)}, time.Hour + half},
 			{200, []string{date(time.Hour - time.Second)}, time.Hour + half}, // holds still
 			{200, nil, time.Hour + half},
 			{200, []string{"Date: soon"}, time.Hour + half},
 			{502, []string{date(-time.Hour)}, time.Hour + half},
 			{200, []string{date(-time.Hour), "Age: 7200"}, time.Hour + half},
+			{400, []string{date(-8 * 24 * time.Hour)}, time.Hour + half}, // a leap: once is no proof
+			{200, []string{date(time.Hour)}, time.Hour + half},
+			{200, []string{date(-8 * 24 * time.Hour)}, time.Hour + half},
+			{200, []string{date(3 * 24 * time.Hour)}, time.Hour + half}, // two that differ neither
+			{400, []string{date(-8 * 24 * time.Hour)}, time.Hour + half},
 			{400, []string{date(-8 * 24 * time.Hour)}, -8*24*time.Hour + half},
+			{200, []string{date(0)}, -8*24*time.Hour + half},
 			{200, []string{date(0)}, 0},
+			{200, []string{date(10 * time.Minute)}, 10*time.Minute + half}, // as far as clocks drift
 		} {
 			status = tt.status
 			if got := ask(tt.header...); got != tt.want {

@@ -37,6 +37,7 @@ type Archive struct {
 
 	turn  chan struct{}            // held by the Prepare under way
 	paths atomic.Pointer[[]string] // the container's partition key, nil until Prepare has succeeded
+	stale atomic.Bool              // it is another by now
 }
 
 // New returns the archive in the container with that id. Nothing is requested.
@@ -46,9 +47,10 @@ func New(db *cosmos.DB, container string) *Archive {
 
 // Prepare reads the container's partition key definition, which decides where
 // documents go, and creates the container first where the account key allows
-// it. It asks once; later calls are free.
+// it. It asks once; later calls are free, unless the container has turned out to
+// be another.
 func (a *Archive) Prepare(ctx context.Context) error {
-	if a.paths.Load() != nil {
+	if a.paths.Load() != nil && !a.stale.Load() {
 		return nil
 	}
 	select {
@@ -67,7 +69,24 @@ func (a *Archive) Prepare(ctx context.Context) error {
 			strings.Join(paths, ", "), userPath, hourPath, userPath)}
 	}
 	a.paths.Store(&paths)
+	a.stale.Store(false)
 	return nil
+}
+
+// recheck reads the container's partition key again. If it is not what it was,
+// someone has made the container anew while this process runs: it is an error,
+// and the next Prepare begins with the new key.
+func (a *Archive) recheck(ctx context.Context) error {
+	paths, err := a.container.Paths(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.Equal(paths, *a.paths.Load()) {
+		return nil
+	}
+	a.stale.Store(true)
+	return &cosmos.Fault{Op: "check container " + a.container.ID(), Kind: cosmos.Denied, Err: errors.New(
+		"its partition key has changed since this process began; the next tick goes by the new one")}
 }
 
 // definition is the container as recommended (README, section Containers).

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -273,7 +274,11 @@ func (w *Writer) deliver(ctx context.Context, g *group) {
 	defer w.landed(g)
 	defer func() {
 		if p := recover(); p != nil { // a fault of ours must cost no more than these documents
-			err := fmt.Errorf("creating records panicked: %v\n%s", p, debug.Stack())
+			what := fmt.Sprintf("%T", p) // only the runtime's own texts are sure to hold no data
+			if e, ok := p.(runtime.Error); ok {
+				what = e.Error()
+			}
+			err := fmt.Errorf("creating records panicked: %s\n%s", what, debug.Stack())
 			for _, d := range g.docs {
 				if !d.finished {
 					w.finish(d, 0, "", err)
@@ -348,10 +353,9 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 	case err == nil:
 	case kind == cosmos.Exists && len(docs) == 1:
 		statuses = []int{http.StatusConflict}
-	case (kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full) && len(docs) == 1:
-		w.finish(docs[0], Refused, "Cosmos DB refuses the document: "+kind.String(), nil)
-		return nil, nil
-	case kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full:
+	case forGood(kind) && len(docs) == 1:
+		return w.refuse(ctx, docs, kind)
+	case forGood(kind):
 		// The request as a whole: one of the documents is why. Halve until it is
 		// alone.
 		half := len(docs) / 2
@@ -362,7 +366,8 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 		return docs, err
 	}
 
-	var conflicts, full bool
+	var conflicts bool
+	var suspects []*Document
 	for i, status := range statuses {
 		d := docs[i]
 		switch {
@@ -371,34 +376,56 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 		case status == http.StatusConflict:
 			conflicts = true
 			left = append(left, d)
-		case status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge:
-			w.finish(d, Refused, fmt.Sprintf("Cosmos DB refuses the document with status %d", status), nil)
+		case status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || status == http.StatusForbidden:
+			suspects = append(suspects, d)
 		case status/100 == 2 || status == http.StatusFailedDependency:
 			left = append(left, d) // rolled back because of another
-		case status == http.StatusForbidden:
-			full = true
-			left = append(left, d)
 		default:
 			return append(left, docs[i:]...), &cosmos.Fault{Op: "create records", Status: status, Err: errors.New("an operation of the batch was refused")}
 		}
 	}
-	if full {
-		// The logical partition has reached its 20 GB. That stays so: its records
-		// are kept as dead letters, and the rest of the content goes on.
-		for _, d := range left {
-			w.finish(d, Refused, "Cosmos DB refuses the document: "+cosmos.Full.String(), nil)
-		}
-		return nil, nil
+	for _, d := range suspects {
+		// Alone the answer has a sub-status, which says more.
+		w.send(ctx, []*Document{d})
 	}
 	if !conflicts {
 		return left, nil
 	}
-	there, err := w.archive.find(ctx, key, left)
-	if err != nil {
+	return w.compare(ctx, left)
+}
+
+// forGood reports whether a failure of one document stays for ever.
+func forGood(kind cosmos.Kind) bool {
+	return kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full || kind == cosmos.OtherKey
+}
+
+// refuse settles a document that Cosmos DB refuses alone, unless it is there
+// already, or the container is not what it was. A logical partition that has
+// reached its 20 GB stays full: its records are kept as dead letters, and the
+// rest of their contents goes on.
+func (w *Writer) refuse(ctx context.Context, docs []*Document, kind cosmos.Kind) (left []*Document, err error) {
+	if kind == cosmos.OtherKey {
+		if err := w.archive.recheck(ctx); err != nil {
+			return docs, err
+		}
+	}
+	if left, err = w.compare(ctx, docs); err != nil && !forGood(cosmos.KindOf(err)) { // its key may not do for a query either
 		return left, err
 	}
-	unknown := left[:0:0]
 	for _, d := range left {
+		w.finish(d, Refused, "Cosmos DB refuses the document: "+kind.String(), nil)
+	}
+	return nil, nil
+}
+
+// compare settles those of docs, all of one partition, that are in the archive,
+// and returns the others.
+func (w *Writer) compare(ctx context.Context, docs []*Document) (unknown []*Document, err error) {
+	there, err := w.archive.find(ctx, docs[0].key, docs)
+	if err != nil {
+		return docs, err
+	}
+	for _, d := range docs {
 		found, ok := there[d.id]
 		switch {
 		case !ok:

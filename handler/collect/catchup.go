@@ -92,24 +92,27 @@ func (c *Collector) CatchUp(ctx context.Context, head *ledger.Head, t *Tally) er
 		}
 		return err
 	}
-	if err := c.list(ctx, contentType, span{from, now}, mark, t); err != nil {
-		return fmt.Errorf("listing %s: %w", contentType, err)
+	err := c.list(ctx, contentType, span{from, now}, mark, t)
+	if err != nil {
+		err = fmt.Errorf("listing %s: %w", contentType, err)
 	}
-	if first {
-		return nil // it was the full listing
+	if first || Ends(err) {
+		return err // the first was the full listing
 	}
-	if err := c.sweep(ctx, head, earliest, from, now, t); err != nil {
-		return fmt.Errorf("listing all of %s again: %w", contentType, err)
+	// Whatever the listing did: one window that fails must not hide what becomes
+	// visible late in all others.
+	if sweepErr := c.sweep(ctx, head, earliest, from, now, t); sweepErr != nil {
+		err = firstOf([]error{err, fmt.Errorf("listing all of %s again: %w", contentType, sweepErr)})
 	}
-	return nil
+	return err
 }
 
 // sweep lists again everything from earliest to end when the last full listing
 // is half a day old. A sweep that is cut short goes on where it was.
 func (c *Collector) sweep(ctx context.Context, head *ledger.Head, earliest, end, now time.Time, t *Tally) error {
 	began, from := head.SweepBegan.Time, head.SweptTo.Time
-	if began.IsZero() {
-		if now.Sub(head.FullListing.Time) < sweepEvery {
+	if began.IsZero() || began.After(now) || from.After(now) { // a clock that was ahead counts for nothing
+		if since := now.Sub(head.FullListing.Time); since >= 0 && since < sweepEvery {
 			return nil
 		}
 		began, from = now, head.Began.Time
@@ -120,7 +123,7 @@ func (c *Collector) sweep(ctx context.Context, head *ledger.Head, earliest, end,
 	mark := func(to time.Time) error {
 		return c.Ledger.UpdateHead(ctx, head, func(h *ledger.Head) error {
 			h.SweepBegan = ledger.At(began)
-			if h.SweptTo.Before(to) {
+			if h.SweptTo.Before(to) || h.SweptTo.After(now) {
 				h.SweptTo = ledger.At(to)
 			}
 			if !to.Before(end) {

@@ -23,21 +23,28 @@ func TestHopeless(t *testing.T) {
 		name string
 		err  error
 		now  time.Time
+		late time.Time // of the first failure after its life
 		want bool
 	}{
-		{"refused early", api(activity.Gone), created.Add(time.Hour), false},
-		{"refused to the last moment", api(activity.Gone), ends, false},
-		{"refused after its life", api(activity.Gone), ends.Add(time.Second), true},
-		{"untrusted after its life", api(activity.Untrusted), ends.Add(time.Second), true},
-		{"a passing fault after its life", api(activity.Transient), ends.Add(time.Hour), false},
-		{"a passing fault that does not pass", api(activity.Transient), ends.Add(25 * time.Hour), true},
-		{"no permission, for days", api(activity.Denied), ends.Add(time.Hour), false},
-		{"a body that is always cut", errors.New("content cut short"), ends.Add(25 * time.Hour), true},
-		{"Cosmos DB down, for weeks", &cosmos.Fault{Err: errors.New("x")}, ends.Add(1000 * time.Hour), false},
-		{"Cosmos DB down, wrapped", fmt.Errorf("saving: %w", &cosmos.Fault{Err: errors.New("x")}), ends.Add(1000 * time.Hour), false},
+		{"refused early", api(activity.Gone), created.Add(time.Hour), time.Time{}, false},
+		{"refused to the last moment", api(activity.Gone), ends, time.Time{}, false},
+		{"refused after its life", api(activity.Gone), ends.Add(time.Second), time.Time{}, true},
+		{"untrusted after its life", api(activity.Untrusted), ends.Add(time.Second), time.Time{}, true},
+		{"a passing fault after its life", api(activity.Transient), ends.Add(time.Hour), ends.Add(time.Minute), false},
+		{"a passing fault that does not pass", api(activity.Transient), ends.Add(25 * time.Hour), ends.Add(time.Hour), true},
+		{"a first fault long after its life", api(activity.Transient), ends.Add(100 * time.Hour), time.Time{}, false},
+		{"a fault noted by a clock that was ahead", api(activity.Transient), ends.Add(25 * time.Hour), ends.Add(200 * time.Hour), false},
+		{"no permission, for days", api(activity.Denied), ends.Add(time.Hour), ends.Add(time.Minute), false},
+		{"a body that is always cut", errors.New("content cut short"), ends.Add(25 * time.Hour), ends.Add(time.Hour), true},
+		{"Cosmos DB down, for weeks", &cosmos.Fault{Err: errors.New("x")}, ends.Add(1000 * time.Hour), ends.Add(time.Hour), false},
+		{"Cosmos DB down, wrapped", fmt.Errorf("saving: %w", &cosmos.Fault{Err: errors.New("x")}), ends.Add(1000 * time.Hour), ends.Add(time.Hour), false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			e.Late = ledger.At(tt.late)
+			if tt.late.IsZero() {
+				e.Late = ledger.Stamp{}
+			}
 			if got := hopeless(tt.err, &e, tt.now); got != tt.want {
 				t.Errorf("hopeless = %v, want %v", got, tt.want)
 			}
@@ -46,27 +53,53 @@ func TestHopeless(t *testing.T) {
 }
 
 func TestVerdict(t *testing.T) {
-	one := &activity.Fault{Kind: activity.Denied, Err: errors.New("x")}
+	denied := &activity.Fault{Kind: activity.Denied, Err: errors.New("x")}
 	missing := &cosmos.Fault{Kind: cosmos.Missing, Err: errors.New("x")}
+	unsaved := &cosmos.Fault{Kind: cosmos.Transient, Err: errors.New("x")}
+	type result struct {
+		contentType string
+		err         error
+	}
+	many := func(n int, results ...result) (list []result) {
+		for range n {
+			list = append(list, results...)
+		}
+		return list
+	}
+	one, other := result{"Audit.General", denied}, result{"DLP.All", denied}
 	tests := []struct {
 		name    string
-		results []error
-		ends    bool
+		results []result
+		fatal   bool   // the run ends at once
+		skipped string // this content type is not tried any more
+		fails   bool   // the run is a failure
 	}{
-		{"all well", make([]error, 100), false},
-		{"one refused among many", []error{nil, one, nil, one, nil, one, nil, one, nil, one, nil, one, nil, one, nil, one, nil, one, nil, one}, false},
-		{"nine in a row", []error{one, one, one, one, one, one, one, one, one, nil}, false},
-		{"ten in a row", []error{nil, one, one, one, one, one, one, one, one, one, one}, true},
-		{"container missing", []error{nil, missing, nil}, true},
+		{"all well", many(100, result{"Audit.General", nil}), false, "", false},
+		{"one refused among many", many(20, one, result{"Audit.General", nil}), false, "", false},
+		{"nine in a row", many(9, one), false, "", false},
+		{"ten in a row", many(10, one), false, "Audit.General", true},
+		{"one type refused, another not", many(10, other, result{"Audit.General", nil}), false, "DLP.All", false},
+		{"container missing", []result{{"Audit.General", nil}, {"Audit.General", missing}, {"Audit.General", nil}}, true, "", false},
+		{"the ledger cannot be written", many(10, result{"Audit.General", unsaved}), true, "", true},
+		{"the ledger now and then", many(20, result{"Audit.General", unsaved}, result{"DLP.All", nil}), false, "", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := verdict{left: map[string]bool{}}
-			for _, err := range tt.results {
-				v.note(&ledger.Entry{}, err)
+			v := verdict{left: map[string]bool{}, inRow: map[string]int{}, refused: map[string]error{}}
+			for i, r := range tt.results {
+				v.note(&ledger.Entry{ID: fmt.Sprint(i), ContentType: r.contentType}, r.err)
 			}
-			if got := v.end(); (got != nil) != tt.ends {
-				t.Errorf("end = %v, want an end: %v", got, tt.ends)
+			if got := v.end(); (got != nil) != tt.fatal {
+				t.Errorf("end = %v, want one: %v", got, tt.fatal)
+			}
+			for _, contentType := range []string{"Audit.General", "DLP.All"} {
+				e := ledger.Entry{ID: "new", ContentType: contentType, Open: 1}
+				if got := v.skips(&e); got != (contentType == tt.skipped) {
+					t.Errorf("%s is skipped: %v", contentType, got)
+				}
+			}
+			if got := v.outcome(); !tt.fatal && (got != nil) != tt.fails {
+				t.Errorf("outcome = %v, want a failure: %v", got, tt.fails)
 			}
 		})
 	}

@@ -74,13 +74,13 @@ func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 		switch {
 		case err == nil:
 			e.Counts, e.Elements = r.confirmed, r.elements
-			if err := c.Ledger.SaveIDs(ctx, e, r.keptIDs()); err != nil {
+			if err := c.Ledger.SaveIDs(ctx, e, r.ids); err != nil {
 				return err
 			}
 			e.Close(ledger.Stored, "", now)
 		case over || throttled(err): // out of time or quota, which is no failure of the content
 			e.Due, e.Reason = ledger.At(now), "the run ended before the content did"
-		case hopeless(err, e, now):
+		case c.API.ClockKnown() && hopeless(err, e, now):
 			e.Close(ledger.Lost, err.Error(), now)
 		default:
 			e.Fail(err.Error(), now)
@@ -114,15 +114,19 @@ func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 	return nil
 }
 
+// lastDay is for how long a content is tried after its life if the service does
+// not refuse it, but fails: at least 24 times, and not for ever.
+const lastDay = 24 * time.Hour
+
 // hopeless reports whether e's content is lost. Its life must be over by the
-// service's clock. Then a refusal counts; and a day later any failure to get it
-// from the service, or it would stay open for ever. A failure to store it never
-// does: that is ours to mend.
+// service's clock. Then a refusal counts; and after another day of failures any
+// failure to get it from the service. A failure to store it never does: that is
+// ours to mend.
 func hopeless(err error, e *ledger.Entry, now time.Time) bool {
 	if _, ours := cosmosKind(err); ours {
 		return false
 	}
-	return refuses(err) && now.After(e.LifeEnds()) || now.After(e.LifeEnds().Add(24*time.Hour))
+	return refuses(err) && now.After(e.LifeEnds()) || !e.Late.IsZero() && now.Sub(e.Late.Time) >= lastDay
 }
 
 // tell logs and counts the outcome that the ledger now holds.
@@ -197,9 +201,8 @@ type reading struct {
 	elements  int                   // read so far
 	sum       digest                // over the bytes of these elements
 	seen      map[[16]byte][16]byte // identity to text, of the documents so far; both hashed
-	ids       ledger.IDs
-	filtered  map[string]int // by RecordType and Workload
-	confirmed ledger.Counts  // of all elements up to the last barrier
+	filtered  map[string]int        // by RecordType and Workload
+	confirmed ledger.Counts         // of all elements up to the last barrier
 	segment   struct{ elements, bytes int }
 	savedAt   time.Time
 	large     bool // it holds a place among the large
@@ -208,8 +211,8 @@ type reading struct {
 	pending sync.WaitGroup
 	counts  ledger.Counts // since the last barrier
 	letters []letter      // to bury at the next barrier
-	refused map[string]bool
-	err     error // first failure of a document
+	ids     ledger.IDs    // of the content's records in the archive, whoever brought them
+	err     error         // first failure of a document
 }
 
 // digest hashes and counts a content's elements.
@@ -218,20 +221,28 @@ type digest struct {
 	bytes int64
 }
 
-// element takes an element that Parse has read. A record's own hash stands for
-// its bytes: they need not be hashed twice.
-func (d *digest) element(raw []byte, r *record.Record, parseErr error) {
-	if parseErr != nil {
-		d.Write(raw)
-		return
-	}
-	d.bytes += int64(len(raw))
-	d.Hash.Write(r.SHA256[:])
+// element takes an element of n bytes with that hash, which stands for them: they
+// need not be hashed twice.
+func (d *digest) element(sum [sha256.Size]byte, n int64) {
+	d.bytes += n
+	d.Hash.Write(sum[:])
 }
 
-func (d *digest) Write(b []byte) (int, error) {
-	d.bytes += int64(len(b))
-	return d.Hash.Write(b)
+// hashed hashes and counts what is read through it.
+type hashed struct {
+	io.Reader
+	sum hash.Hash
+	n   int64
+}
+
+func newHashed(r io.Reader) *hashed { return &hashed{Reader: r, sum: sha256.New()} }
+
+// Read implements [io.Reader].
+func (h *hashed) Read(b []byte) (int, error) {
+	n, err := h.Reader.Read(b)
+	h.sum.Write(b[:n])
+	h.n += int64(n)
+	return n, err
 }
 
 func (d *digest) hex() string { return hex.EncodeToString(d.Sum(nil)) }
@@ -240,9 +251,8 @@ func (d *digest) hex() string { return hex.EncodeToString(d.Sum(nil)) }
 func (c *run) begin(e *ledger.Entry) *reading {
 	return &reading{
 		c: c, e: e, skip: e.Progress,
-		sum:     digest{Hash: sha256.New()},
-		seen:    map[[16]byte][16]byte{},
-		refused: map[string]bool{},
+		sum:  digest{Hash: sha256.New()},
+		seen: map[[16]byte][16]byte{},
 	}
 }
 
@@ -295,13 +305,19 @@ func (r *reading) read(ctx context.Context) error {
 	for {
 		element, err := scanner.Next()
 		if err == nil {
-			if err := r.element(ctx, scanner, element); err != nil {
+			if err := r.element(ctx, scanner, element); errors.Is(err, errAllRead) {
+				return r.finish(ctx)
+			} else if err != nil {
 				return err
 			}
 			continue
 		}
 		if !errors.Is(err, io.EOF) {
-			if err := r.broken(ctx, scanner, err); err != nil {
+			here, err := r.broken(ctx, err, -1)
+			if err != nil {
+				return err
+			}
+			if err := r.rest(ctx, here, scanner.Rest()); err != nil {
 				return err
 			}
 		}
@@ -347,24 +363,19 @@ func (r *reading) element(ctx context.Context, scanner *record.Scanner, el recor
 	skipping := r.skip != nil && number < r.skip.Elements
 	dead := ledger.Dead{Element: number, Offset: el.Offset}
 	if el.Oversize {
-		all := io.TeeReader(scanner.Oversize(), &r.sum)
-		if skipping {
-			if _, err := io.Copy(io.Discard, all); err != nil {
-				return fmt.Errorf("reading content: %w", err)
-			}
-			return r.passed()
-		}
-		dead.Reason = fmt.Sprintf("the record is larger than %d bytes", record.MaxElement)
-		return r.bury(ctx, dead, all)
+		return r.oversize(ctx, scanner, el, skipping)
 	}
 	parsed, err := r.parser.Parse(el.Raw)
-	r.sum.element(el.Raw, &parsed, err)
+	if err != nil {
+		parsed.SHA256 = sha256.Sum256(el.Raw)
+	}
+	r.sum.element(parsed.SHA256, int64(len(el.Raw)))
 	if err != nil {
 		if skipping {
 			return r.passed()
 		}
 		dead.Reason = err.Error()
-		return r.bury(ctx, dead, bytes.NewReader(el.Raw))
+		return r.bury(ctx, dead, el.Raw)
 	}
 	if !r.c.Filter.Keep(&parsed) {
 		if skipping {
@@ -383,7 +394,7 @@ func (r *reading) element(ctx context.Context, scanner *record.Scanner, el recor
 			return r.passed()
 		}
 		dead.Reason = err.Error()
-		return r.bury(ctx, dead, bytes.NewReader(el.Raw))
+		return r.bury(ctx, dead, el.Raw)
 	}
 	whole := sha256.Sum256([]byte(doc.Identity()))
 	identity := [16]byte(whole[:16])
@@ -391,9 +402,11 @@ func (r *reading) element(ctx context.Context, scanner *record.Scanner, el recor
 	earlier, repeated := r.seen[identity]
 	if !repeated {
 		r.seen[identity] = text
-		r.ids.Add(doc.ID())
 	}
 	if skipping {
+		if !repeated {
+			r.has(doc.ID())
+		}
 		return r.passed()
 	}
 	if repeated && earlier == text {
@@ -425,16 +438,24 @@ func (r *reading) outcome(dead ledger.Dead, doc *archive.Document, o archive.Out
 		}
 	case o == archive.Stored:
 		r.counts.Stored++
+		r.ids.Add(doc.ID())
 	case o == archive.Duplicate:
 		r.counts.Duplicate++
+		r.ids.Add(doc.ID())
 	case o == archive.Conflict:
 		dead.Reason = "a record with this Id but other content is in the archive; the first stays"
 		r.letters = append(r.letters, letter{dead, doc.Raw()})
 	default:
 		dead.Reason = reason
-		r.refused[doc.ID()] = true
 		r.letters = append(r.letters, letter{dead, doc.Raw()})
 	}
+}
+
+// has notes that the archive holds a document.
+func (r *reading) has(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids.Add(id)
 }
 
 // passed ends an element that an earlier run has confirmed. At the last of them
@@ -493,64 +514,148 @@ func (r *reading) barrier(ctx context.Context) error {
 	return r.c.Ledger.Save(ctx, r.e)
 }
 
-// bury stores one dead letter now, without waiting for the barrier: its bytes
-// are not kept in memory.
-func (r *reading) bury(ctx context.Context, dead ledger.Dead, all io.Reader) error {
-	err := r.c.Ledger.Bury(ctx, r.e, dead, all)
-	if _, broken := errors.AsType[*record.FramingError](err); err != nil && !broken {
+// buryStream stores one dead letter now, without waiting for the barrier: its
+// bytes are not kept in memory.
+func (r *reading) buryStream(ctx context.Context, dead ledger.Dead, all io.Reader) error {
+	in := newHashed(all)
+	if err := r.c.Ledger.Bury(ctx, r.e, dead, in); err != nil {
 		return err
 	}
-	// An oversize record with broken framing is buried as far as it goes; the
-	// scanner reports the same fault next, and the rest is handled there.
+	r.sum.element([sha256.Size]byte(in.sum.Sum(nil)), in.n)
+	return r.buried(ctx)
+}
+
+// bury stores an element as a dead letter now.
+func (r *reading) bury(ctx context.Context, dead ledger.Dead, raw []byte) error {
+	if err := r.c.Ledger.Bury(ctx, r.e, dead, bytes.NewReader(raw)); err != nil {
+		return err
+	}
+	return r.buried(ctx)
+}
+
+func (r *reading) buried(ctx context.Context) error {
 	r.mu.Lock()
 	r.counts.Dead++
 	r.mu.Unlock()
 	return r.step(ctx, 0)
 }
 
-// broken handles a body that cannot be read to its end. It returns nil when what
-// is left of the body has become one dead letter, which needs the same fault in
-// the same place twice: once it may be a fault on the way.
-//
-// Lost framing is settled at the second try. A body that simply ends too early
-// gets until the last day of its life: a gateway may cut it for hours, but so
-// does a record with a quotation mark missing, and for ever.
-func (r *reading) broken(ctx context.Context, scanner *record.Scanner, cause error) error {
-	err := fmt.Errorf("reading content: %w", cause)
-	here := ledger.Broken{SHA256: r.sum.hex()}
-	if framing, ok := errors.AsType[*record.FramingError](cause); ok {
-		here.Offset = framing.Offset
-	} else if cut, ok := errors.AsType[*record.CutError](cause); ok && cut.Err == nil && r.c.API.Now().After(r.e.Created.Add(patience)) {
-		here.Offset, here.End = cut.Offset, cut.End
-	} else {
-		return err
-	}
-	if r.skip != nil && r.elements < r.skip.Elements {
-		return errRestart
-	}
-	if r.e.Broken == nil || *r.e.Broken != here {
-		if err := r.barrier(ctx); err != nil { // what stands before is good
-			return err
+// errAllRead says that an element took the rest of the body with it.
+var errAllRead = errors.New("the content is read to its end")
+
+// oversize makes a dead letter of an element that is too large to be held. If
+// the body breaks off inside of it, it is no element: what is wrong is where it
+// begins, and broken decides.
+func (r *reading) oversize(ctx context.Context, scanner *record.Scanner, el record.Element, skipping bool) error {
+	if skipping {
+		all := newHashed(scanner.Oversize())
+		switch _, err := io.Copy(io.Discard, all); {
+		case isFraming(err): // it was whole when it was confirmed
+			return errRestart
+		case err != nil:
+			return fmt.Errorf("reading content: %w", err)
 		}
-		r.e.Broken = &here
-		return err
+		r.sum.element([sha256.Size]byte(all.sum.Sum(nil)), all.n)
+		return r.passed()
 	}
-	dead := ledger.Dead{Element: r.elements, Offset: here.Offset, Reason: "the rest of the content: " + cause.Error()}
-	r.elements++
-	return r.bury(ctx, dead, io.TeeReader(scanner.Rest(), &r.sum))
+	all := scanner.Oversize()
+	dead := ledger.Dead{Element: r.elements - 1, Offset: el.Offset, Reason: fmt.Sprintf("the record is larger than %d bytes", record.MaxElement)}
+	// When it broke off here before, in the same place, the rest belongs to it.
+	var rest bool
+	if b := r.e.Broken; b != nil && b.Offset == el.Offset && b.SHA256 == r.sum.hex() {
+		dead.Reason += ", and the content broke off in it before: what followed is here too"
+		all = &onward{Reader: all, next: func(cause error) io.Reader {
+			here, ok := r.place(cause, el.Offset)
+			if rest = ok && here == *b; !rest {
+				return nil
+			}
+			return scanner.Rest()
+		}}
+	}
+	err := r.buryStream(ctx, dead, all)
+	switch {
+	case err == nil && rest:
+		return errAllRead
+	case err == nil:
+		return nil
+	case errors.Is(err, record.ErrCut), isFraming(err):
+		r.elements--
+		_, err = r.broken(ctx, err, el.Offset)
+	}
+	return err
 }
 
-// keptIDs is the list of document ids that this content's records have in the
-// archive, whoever brought them.
-func (r *reading) keptIDs() ledger.IDs {
-	if len(r.refused) == 0 {
-		return r.ids
-	}
-	var kept ledger.IDs
-	for _, id := range r.ids.All() {
-		if !r.refused[id] {
-			kept.Add(id)
+func isFraming(err error) bool {
+	_, ok := errors.AsType[*record.FramingError](err)
+	return ok
+}
+
+// onward reads on in another reader when its own fails.
+type onward struct {
+	io.Reader
+	next func(cause error) io.Reader // nil: the failure stays
+}
+
+// Read implements [io.Reader].
+func (o *onward) Read(b []byte) (int, error) {
+	n, err := o.Reader.Read(b)
+	if err != nil && err != io.EOF && o.next != nil {
+		if next := o.next(err); next != nil {
+			o.Reader, o.next, err = next, nil, nil
 		}
 	}
-	return kept
+	return n, err
+}
+
+// place says where a body cannot be read on; ok is false while that may be a
+// fault on the way. at is where the element begins that it broke off in, -1 if
+// the cause tells.
+//
+// Lost framing counts at once. A body that simply ends too early does so from the
+// last day of its life on: a gateway may cut it for hours, but so does a record
+// with a quotation mark missing, and for ever.
+func (r *reading) place(cause error, at int64) (here ledger.Broken, ok bool) {
+	here.SHA256 = r.sum.hex()
+	if framing, lost := errors.AsType[*record.FramingError](cause); lost {
+		here.Offset = framing.Offset
+		if at >= 0 {
+			here.End = framing.Offset
+		}
+	} else if cut, ended := errors.AsType[*record.CutError](cause); ended && cut.Err == nil && r.c.API.Now().After(r.e.Created.Add(patience)) {
+		here.Offset, here.End = cut.Offset, cut.End
+	} else {
+		return here, false
+	}
+	if at >= 0 {
+		here.Offset = at
+	}
+	return here, true
+}
+
+// broken handles a body that cannot be read on. It returns nil when what is left
+// of it becomes a dead letter, which needs the same fault in the same place
+// twice: once it may be a fault on the way.
+func (r *reading) broken(ctx context.Context, cause error, at int64) (dead ledger.Dead, err error) {
+	err = fmt.Errorf("reading content: %w", cause)
+	here, ok := r.place(cause, at)
+	if !ok {
+		return dead, err
+	}
+	if r.skip != nil && r.elements < r.skip.Elements {
+		return dead, errRestart
+	}
+	if r.e.Broken == nil || *r.e.Broken != here || at >= 0 {
+		if err := r.barrier(ctx); err != nil { // what stands before is good
+			return dead, err
+		}
+		r.e.Broken = &here
+		return dead, err
+	}
+	return ledger.Dead{Element: r.elements, Offset: here.Offset, Reason: "the rest of the content: " + cause.Error()}, nil
+}
+
+// rest makes one dead letter of what is left of a body.
+func (r *reading) rest(ctx context.Context, dead ledger.Dead, left io.Reader) error {
+	r.elements++
+	return r.buryStream(ctx, dead, left)
 }

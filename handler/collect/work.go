@@ -2,11 +2,15 @@ package collect
 
 import (
 	"context"
+	"errors"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
+	"activityarchive/handler/activity"
 	"activityarchive/handler/archive"
 	"activityarchive/handler/ledger"
 	"activityarchive/handler/record"
@@ -50,18 +54,19 @@ func (r *run) end() { r.writer.Close() }
 
 // Work collects what is due in the ledger, the oldest content first, until
 // nothing is due or ctx ends. The end of ctx is no error: what is left stays
-// open. An error means that the run could not go on.
+// open. An error means that the run could not go on, or that the service refused
+// this application whatever was asked for.
 func (c *Collector) Work(ctx context.Context, t *Tally) error {
 	r := c.run(ctx, t)
 	defer r.end()
-	left := map[string]bool{} // entries that this run has tried and left open
+	v := verdict{left: map[string]bool{}, inRow: map[string]int{}, refused: map[string]error{}}
 	for tried := 0; ctx.Err() == nil; {
 		open, err := c.Ledger.Open(ctx)
 		var n int
 		if err == nil {
 			t.add(func(s *Sum) { s.Open, s.Looked = open, true })
-			if n, err = r.pass(ctx, open.Partitions, left); err == nil && n == 0 {
-				return nil
+			if n, err = r.pass(ctx, open, &v); err == nil && n == 0 {
+				return v.outcome()
 			}
 			tried += n
 		}
@@ -76,39 +81,53 @@ func (c *Collector) Work(ctx context.Context, t *Tally) error {
 	return nil
 }
 
-// patienceOfPass is after how many failures in a row, none of them a content's
-// own, a pass ends: the service refuses this application, or the ledger cannot
-// be written.
-const patienceOfPass = 10
+// patienceInRow is after how many failures in a row, none of them a content's own,
+// there is no more trying: the service refuses this application a content type,
+// or the ledger cannot be written.
+const patienceInRow = 10
 
-// verdict gathers what the workers of a pass report.
+// verdict gathers what the contents of a run say of the whole.
 type verdict struct {
-	mu    sync.Mutex
-	left  map[string]bool
-	inRow int
-	fatal error
+	mu      sync.Mutex
+	left    map[string]bool  // entries that were tried and left open
+	inRow   map[string]int   // failures in a row: by content type the service's refusals, under "" others
+	refused map[string]error // content types that are not tried any more
+	settled int              // contents that went well
+	fatal   error            // ends the run
 }
 
-// note takes a content's result and whether it is settled.
+// note takes a content's result.
 func (v *verdict) note(e *ledger.Entry, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil || e.Open == 1 {
 		v.left[e.ID] = true
 	}
+	whose := "" // the ledger's
+	if f, ok := errors.AsType[*activity.Fault](err); err == nil || ok && f.Kind == activity.Denied {
+		whose = e.ContentType
+	}
 	if err == nil {
-		v.inRow = 0
+		v.settled++
+		v.inRow[whose], v.inRow[""] = 0, 0
 		return
 	}
-	if v.inRow++; v.fatal == nil && (Ends(err) || v.inRow >= patienceOfPass) {
-		v.fatal = err
+	v.inRow[whose]++
+	switch lost := v.inRow[whose] >= patienceInRow; {
+	case Ends(err), lost && whose == "":
+		if v.fatal == nil {
+			v.fatal = err
+		}
+	case lost && v.refused[whose] == nil:
+		v.refused[whose] = err
 	}
 }
 
-func (v *verdict) tried(id string) bool {
+// skips reports whether e is not to be tried in this run, or not again.
+func (v *verdict) skips(e *ledger.Entry) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.left[id]
+	return e.Open != 1 || v.left[e.ID] || v.refused[e.ContentType] != nil
 }
 
 func (v *verdict) end() error {
@@ -117,17 +136,34 @@ func (v *verdict) end() error {
 	return v.fatal
 }
 
-// pass tries every entry of the partitions that is due and was not left open
-// before, and returns how many it tried.
-func (r *run) pass(ctx context.Context, partitions []string, left map[string]bool) (tried int, err error) {
+// outcome is the error of a run that has nothing more to try: one content type
+// that is refused is no failure of the others.
+func (v *verdict) outcome() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.settled > 0 {
+		return nil
+	}
+	for _, contentType := range slices.Sorted(maps.Keys(v.refused)) {
+		return v.refused[contentType]
+	}
+	return nil
+}
+
+// pass tries what is due and not skipped, and returns how many contents that
+// were.
+func (r *run) pass(ctx context.Context, open ledger.Open, v *verdict) (tried int, err error) {
+	until := r.API.Now()
+	if open.LastDue.Sub(until) > 2*ledger.LongestWait { // a clock was ahead: nothing waits so long
+		until = open.LastDue
+	}
 	var pool errgroup.Group
 	pool.SetLimit(r.Parallel)
-	v := verdict{left: left}
-	for e, dueErr := range r.Ledger.Due(ctx, partitions, r.API.Now()) {
+	for e, dueErr := range r.Ledger.Due(ctx, open.Partitions, until) {
 		if err = dueErr; err != nil || v.end() != nil || ctx.Err() != nil {
 			break
 		}
-		if e.Open != 1 || v.tried(e.ID) {
+		if v.skips(&e) {
 			continue
 		}
 		if err = r.writer.Ready(ctx); err != nil {
@@ -135,7 +171,7 @@ func (r *run) pass(ctx context.Context, partitions []string, left map[string]boo
 		}
 		tried++
 		pool.Go(func() error {
-			if ctx.Err() == nil && v.end() == nil {
+			if ctx.Err() == nil && v.end() == nil && !v.skips(&e) {
 				v.note(&e, r.content(ctx, &e))
 			}
 			return nil

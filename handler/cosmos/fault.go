@@ -35,9 +35,10 @@ const (
 	TooLarge              // document or request over the service's limit
 	Full                  // the logical partition has reached 20 GB
 	Denied                // key, role or firewall: nothing will work until someone acts
+	OtherKey              // the partition key given is not the container's, or not the document's
 )
 
-var kindNames = [...]string{"transient", "throttled", "exists", "changed", "not found", "missing", "refused", "too large", "partition full", "denied"}
+var kindNames = [...]string{"transient", "throttled", "exists", "changed", "not found", "missing", "refused", "too large", "partition full", "denied", "another partition key"}
 
 // String names the Kind in plain words, for logs.
 func (k Kind) String() string {
@@ -225,6 +226,10 @@ func classify(op string, err error) (*Fault, time.Duration) {
 	case http.StatusRequestTimeout, http.StatusGone, 449, // 449: Retry With
 		http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		fault.Kind = Transient
+	case http.StatusBadRequest:
+		if fault.SubStatus == "1001" {
+			fault.Kind = OtherKey
+		}
 	case http.StatusConflict:
 		fault.Kind = Exists
 	case http.StatusPreconditionFailed:
@@ -252,10 +257,10 @@ func classify(op string, err error) (*Fault, time.Duration) {
 		}
 	}
 	// A proxy's page must not turn records into dead letters, nor a state that is
-	// there into none.
-	if !own && (fault.Kind == Refused || fault.Kind == TooLarge || fault.Kind == NotFound) {
+	// there into none; and one that does not like one record must not end a run.
+	if !own && (fault.Kind == Refused || fault.Kind == OtherKey || fault.Kind == TooLarge || fault.Kind == NotFound || fault.Kind == Denied) {
 		fault.Kind = Transient
-		fault.Err = fmt.Errorf("%w, and not from Cosmos DB itself; look for a proxy, and check COSMOS_ENDPOINT", fault.Err)
+		fault.Err = fmt.Errorf("%s, and not from Cosmos DB itself; look for a proxy or firewall, and check COSMOS_ENDPOINT", http.StatusText(re.StatusCode))
 	}
 	return fault, hint
 }

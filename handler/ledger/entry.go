@@ -101,6 +101,7 @@ type Entry struct {
 	Open     int       `json:"open,omitempty"` // 1 while Pending, else absent: the one query of an idle tick
 	Due      Stamp     `json:"due"`            // not to be tried before
 	Attempts int       `json:"attempts"`       // tries that failed
+	Late     Stamp     `json:"late,omitzero"`  // the first of these after the end of the content's life
 	Reason   string    `json:"reason,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
 	Broken   *Broken   `json:"broken,omitempty"`
@@ -175,9 +176,12 @@ func (e *Entry) LifeEnds() time.Time {
 // that doubles from one minute to one hour and never passes the end of the
 // content's life.
 func (e *Entry) Fail(reason string, now time.Time) {
-	wait := min(time.Minute<<min(e.Attempts, 6), time.Hour)
+	wait := min(time.Minute<<min(e.Attempts, 6), LongestWait)
 	e.Attempts++
 	e.Reason = reason
+	if e.Late.IsZero() && now.After(e.LifeEnds()) {
+		e.Late = At(now)
+	}
 	due := now.Add(wait)
 	if end := e.LifeEnds(); due.After(end) && now.Before(end) {
 		due = end
@@ -291,7 +295,7 @@ func (l *Ledger) Listed(ctx context.Context, pk string, items []Entry, now time.
 					return nil // done by an earlier try
 				}
 				if e.ContentURI != item.ContentURI || e.State == Lost {
-					e.State, e.Open, e.Due, e.Reason = Pending, 1, At(now), "listed again"
+					e.State, e.Open, e.Due, e.Late, e.Reason = Pending, 1, At(now), Stamp{}, "listed again"
 					e.Progress, e.Broken = nil, nil
 				}
 				e.Found, e.ContentURI, e.Expires = ByListing, item.ContentURI, item.Expires
@@ -342,14 +346,19 @@ type Open struct {
 	Count      int       // open entries
 	Oldest     time.Time // smallest contentCreated; zero if there is none
 	LeastLife  time.Time // the earliest end of a content's life; zero if there is none
+	LastDue    time.Time // when the last of them is due; zero if there is none
 }
+
+// LongestWait is the longest that an open entry waits until it is due. One that
+// seems to wait longer was written by a clock that was ahead.
+const LongestWait = time.Hour
 
 // Open returns what is unfinished. It is one query over all partitions, and the
 // only one that an idle ledger costs.
 func (l *Ledger) Open(ctx context.Context) (Open, error) {
 	var open Open
 	seen := map[string]bool{}
-	err := l.container.Query(ctx, "", "SELECT c.pk, c.created, c.expires FROM c WHERE c.open = @one",
+	err := l.container.Query(ctx, "", "SELECT c.pk, c.created, c.expires, c.due FROM c WHERE c.open = @one",
 		[]cosmos.Param{{Name: "@one", Value: 1}}, 0,
 		func(row json.RawMessage) error {
 			var e Entry
@@ -363,6 +372,9 @@ func (l *Ledger) Open(ctx context.Context) (Open, error) {
 			}
 			if open.Oldest.IsZero() || e.Created.Before(open.Oldest) {
 				open.Oldest = e.Created.Time
+			}
+			if e.Due.After(open.LastDue) {
+				open.LastDue = e.Due.Time
 			}
 			if end := e.LifeEnds(); open.LeastLife.IsZero() || end.Before(open.LeastLife) {
 				open.LeastLife = end
@@ -499,7 +511,9 @@ func decodeEntry(row []byte) (Entry, error) {
 }
 
 // Save writes the entry back if no other collector has worked on it since it was
-// read. A listing that confirmed it meanwhile does not count. If another has,
+// read. A listing that confirmed it meanwhile does not count, and what that says
+// of the content stays; but if it gave another contentUri, the content was not
+// collected from the right one, and the entry is left as it is. If another has,
 // the outcome that tells more stands: a content that is stored stays stored
 // whoever saw it last, and in any other case the other's word is left alone and
 // Save returns a Fault of kind cosmos.Changed.
@@ -526,9 +540,9 @@ func (l *Ledger) Save(ctx context.Context, e *Entry) error {
 			e.etag, e.base = now.etag, now.base
 			return nil
 		}
-		if now.base != e.base && (e.State != Stored || now.State == Stored) {
+		if now.ContentURI != e.ContentURI || now.base != e.base && (e.State != Stored || now.State == Stored) {
 			return fmt.Errorf("saving an entry: %w", err)
 		}
-		e.etag, e.base, e.Found = now.etag, now.base, now.Found
+		e.etag, e.base, e.Found, e.Expires = now.etag, now.base, now.Found, now.Expires
 	}
 }

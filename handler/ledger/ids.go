@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -66,9 +67,17 @@ func guidBytes(s string) (b [16]byte, ok bool) {
 	return b, err == nil && n == 16
 }
 
+// sorted returns the list in an order that depends on nothing but the ids.
+func (l *IDs) sorted() IDs {
+	guids := slices.Collect(slices.Chunk(slices.Clone(l.GUIDs), 16))
+	slices.SortFunc(guids, bytes.Compare)
+	return IDs{GUIDs: slices.Concat(guids...), Other: slices.Sorted(slices.Values(l.Other))}
+}
+
 // SaveIDs puts the ids of a content's records into e, or, when they are many,
 // into documents beside it. Call it before the entry is closed and saved.
 func (l *Ledger) SaveIDs(ctx context.Context, e *Entry, ids IDs) error {
+	ids = ids.sorted()
 	if ids.Len() <= idsInEntry {
 		e.IDs, e.IDChunks = ids, 0
 		return nil

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// MaxElement is the longest element, in bytes, that a Scanner holds whole. It is
-// twice the 2 MB of Cosmos DB's longest document (service documentation, "Azure
-// Cosmos DB service quotas"), which is measured without white space: nothing
-// that can be stored is longer.
-const MaxElement = 4 << 20
+// MaxElement is the longest element, in bytes, that a Scanner holds whole: a
+// little more than the 2 MB of Cosmos DB's longest document (service
+// documentation, "Azure Cosmos DB service quotas"). Nothing that can be stored as
+// it stands is longer.
+const MaxElement = 2 << 20
 
 const (
 	readStep   = 64 << 10     // how much is read at once

@@ -232,7 +232,7 @@ var points = []point{
 		kind(t, "another", c.Create(t.Context(), cosmos.KeyString("b"), []byte(`{"id":"1","pk":"b"}`)), cosmos.None)
 	}},
 	{"the key must match the document", func(t *testing.T, o output) {
-		kind(t, "create", o.db.Container("ArchiveState").Create(t.Context(), cosmos.KeyString("b"), []byte(`{"id":"1","pk":"a"}`)), cosmos.Refused)
+		kind(t, "create", o.db.Container("ArchiveState").Create(t.Context(), cosmos.KeyString("b"), []byte(`{"id":"1","pk":"a"}`)), cosmos.OtherKey)
 	}},
 	{"what is there decides", func(t *testing.T, o output) {
 		one, other := text(1, `"u@harbor.example"`, ""), text(1, `"u@harbor.example"`, `,"n":2`)

@@ -86,7 +86,7 @@ func TestConnection(t *testing.T) {
 		wantKind(t, "Create", c.Create(ctx, a1, doc), none)
 		wantKind(t, "Create again", c.Create(ctx, a1, doc), cosmos.Exists)
 		wantKind(t, "Create elsewhere", db.Container("None").Create(ctx, a1, doc), cosmos.Missing)
-		wantKind(t, "Create with another key", c.Create(ctx, cosmos.KeyString("b"), doc), cosmos.Refused)
+		wantKind(t, "Create with another key", c.Create(ctx, cosmos.KeyString("b"), doc), cosmos.OtherKey)
 		row, err := c.Read(ctx, a1, "1")
 		wantKind(t, "Read", err, none)
 		var got struct {

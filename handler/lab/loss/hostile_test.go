@@ -636,12 +636,14 @@ func hostileBody(t *testing.T, s *system) {
 	second["Content-Encoding"] = []string{"identity", "gzip"}
 	deliver("compressed by a second header", 400, second, "POST", bomb)
 
-	// A date that is none is no reason to refuse a content: it is taken as of now.
-	undated := s.neighbour()
-	good = append(good, undated.ID)
-	it := item(undated)
-	it["contentCreated"], it["contentExpiration"] = "yesterday", "never"
-	deliver("dates that are none", 200, asService(), "POST", array(it))
+	// Without a contentCreated its place in the ledger is unknown: the listing
+	// brings it. A contentExpiration is no such matter.
+	undated, dated := item(s.neighbour()), s.neighbour()
+	undated["contentCreated"] = "yesterday"
+	good = append(good, dated.ID)
+	it := item(dated)
+	it["contentExpiration"] = "never"
+	deliver("dates that are none", 200, asService(), "POST", array(undated, it))
 
 	// Bad items before and behind a good one.
 	field := func(name, raw string) string {

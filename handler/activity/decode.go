@@ -108,7 +108,7 @@ func parseTime(s string) (time.Time, bool) {
 // arrayStart returns r from the '[' of its JSON array on. If r holds something
 // else, refused is the first part of that.
 func arrayStart(r io.Reader) (array *bufio.Reader, refused []byte, err error) {
-	b := bufio.NewReaderSize(r, 32<<10)
+	b := bufio.NewReaderSize(r, 4<<10) // longer reads go past it
 	const mark = "\uFEFF"
 	if first, _ := b.Peek(1); string(first) == mark[:1] { // else do not wait for more
 		if start, _ := b.Peek(len(mark)); string(start) == mark {

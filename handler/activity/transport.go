@@ -36,8 +36,8 @@ const (
 	// streamBuffer and connectionBuffer bound what bodies that nobody reads yet
 	// take of memory over HTTP/2, one alone and all of a connection. The transport
 	// itself would allow 4 MB for each body and 1 GB for all.
-	streamBuffer     = 2 << 20
-	connectionBuffer = 16 << 20
+	streamBuffer     = 1 << 20
+	connectionBuffer = 8 << 20
 	// clockStep is the least difference from the service's clock that counts:
 	// the header Date has a resolution of one second, and answers travel.
 	clockStep = 2 * time.Second

@@ -42,11 +42,10 @@ const (
 	// slower (archive.Writer.Ready).
 	collectorParallel = 128
 
-	// The garbage collector runs half as often as usual as long as there is room,
-	// and harder from memoryLimit on, unless GOGC and GOMEMLIMIT say otherwise.
-	// What the process keeps at any time is less than half of that.
-	gcPercent   = 200
-	memoryLimit = 76 << 20
+	// memoryLimit is where the garbage collector begins to work harder, unless
+	// GOMEMLIMIT says otherwise. What the process keeps at any time is about half
+	// of that; the rest is what a busy process would let pile up.
+	memoryLimit = 80 << 20
 
 	// webhookParallel is how many contents a notified process collects at a time.
 	webhookParallel = 8
@@ -69,9 +68,6 @@ func Serve(ctx context.Context, o Options) error {
 	defer cancel()
 	if _, set := o.Getenv("GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(memoryLimit)
-		if _, set := o.Getenv("GOGC"); !set {
-			debug.SetGCPercent(gcPercent)
-		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return host.WatchParent(ctx, os.Getppid) }) // first: it must know the host before that can be gone

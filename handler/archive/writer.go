@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +31,7 @@ const (
 
 	// held bounds the bytes of documents that wait or are under way. The SDK
 	// needs about four times a batch while it encodes one.
-	held = 12 << 20
+	held = 10 << 20
 
 	// staleTries is how often "it exists", followed by "it cannot be found", is
 	// taken for a replica that lags behind.
@@ -42,9 +43,9 @@ const (
 // methods take the context of that run: a batch carries records of several
 // contents, so no single content may end it.
 //
-// A batch is sent when it is full; or when it has lingered, or its bytes are
-// wanted, and no full one waits. So batches are the fuller the more Cosmos DB is
-// what everything waits for.
+// A batch is due when it is full, when it has lingered, or when its bytes are
+// wanted; it fills on until a sender is free. So batches are the fuller the more
+// Cosmos DB is what everything waits for.
 type Writer struct {
 	archive *Archive
 	room    *semaphore.Weighted
@@ -55,10 +56,10 @@ type Writer struct {
 
 	mu      sync.Mutex
 	work    sync.Cond               // there may be a batch to send
-	filling map[cosmos.Key]*group   // being filled
-	order   []*group                // those, oldest first, and some that are not filling any more
-	full    []*group                // to be sent, oldest first
-	flying  map[cosmos.Key][]*group // full or sent, and not done
+	filling map[cosmos.Key]*group   // take more documents
+	waiting list.List               // of *group: those of them that are not due, oldest first
+	due     []*group                // to be sent, in this order; full or not
+	flying  map[cosmos.Key][]*group // take no more documents, and are not done
 	blocked int                     // callers of Create that wait for room
 	closing bool
 	eased   chan struct{} // closed when room is plenty again; nil while it is
@@ -66,13 +67,13 @@ type Writer struct {
 
 // group is a batch.
 type group struct {
-	docs    []*Document
-	ids     map[string]bool
-	bytes   int
-	since   time.Time
-	filling bool
-	done    chan struct{} // closed when every document has its outcome
-	after   []*group      // go first, because they hold one of the ids: which text stays must not depend on the network
+	docs  []*Document
+	ids   map[string]bool
+	bytes int
+	since time.Time
+	wait  *list.Element // its place in waiting, nil once it is due
+	done  chan struct{} // closed when every document has its outcome
+	after []*group      // go first, because they hold one of the ids: which text stays must not depend on the network
 }
 
 // Writer returns a writer for one run. The caller closes it.
@@ -119,8 +120,8 @@ func (w *Writer) tick() {
 		select {
 		case <-ticker.C:
 			w.mu.Lock()
-			if w.ready() {
-				w.work.Signal()
+			for e := w.waiting.Front(); e != nil && time.Since(e.Value.(*group).since) >= linger; e = w.waiting.Front() {
+				w.hurry(e.Value.(*group))
 			}
 			w.mu.Unlock()
 		case <-w.stop:
@@ -161,13 +162,14 @@ func (w *Writer) Create(ctx context.Context, d *Document, done func(o Outcome, r
 	defer w.mu.Unlock()
 	g := w.filling[d.key]
 	if g != nil && (g.ids[d.id] || g.bytes+d.sent > cosmos.MaxBatchBytes) {
-		w.fill(g)
+		w.hurry(g)
+		w.shut(g)
 		g = nil
 	}
 	if g == nil {
-		g = &group{ids: map[string]bool{}, since: time.Now(), filling: true, done: make(chan struct{})}
+		g = &group{ids: map[string]bool{}, since: time.Now(), done: make(chan struct{})}
 		w.filling[d.key] = g
-		w.order = append(w.order, g)
+		g.wait = w.waiting.PushBack(g)
 	}
 	for _, earlier := range w.flying[d.key] {
 		if earlier.ids[d.id] && !slices.Contains(g.after, earlier) {
@@ -178,7 +180,8 @@ func (w *Writer) Create(ctx context.Context, d *Document, done func(o Outcome, r
 	g.ids[d.id] = true
 	g.bytes += d.sent
 	if len(g.docs) == cosmos.MaxBatch {
-		w.fill(g)
+		w.hurry(g)
+		w.shut(g)
 	}
 	return nil
 }
@@ -208,64 +211,46 @@ func (w *Writer) admit(ctx context.Context, size int64) error {
 // weight is what d counts against held.
 func (d *Document) weight() int64 { return int64(len(d.body) + len(d.raw)) }
 
-// fill puts g among the full; w.mu is held.
-func (w *Writer) fill(g *group) {
-	w.take(g)
-	w.full = append(w.full, g)
+// hurry makes g due, if it is not; w.mu is held.
+func (w *Writer) hurry(g *group) {
+	if g.wait == nil {
+		return
+	}
+	w.waiting.Remove(g.wait)
+	g.wait = nil
+	w.due = append(w.due, g)
 	w.work.Signal()
 }
 
-// take ends the filling of g; w.mu is held.
-func (w *Writer) take(g *group) {
+// shut ends the filling of g, if it has not ended; w.mu is held.
+func (w *Writer) shut(g *group) {
 	key := g.docs[0].key
-	g.filling = false
-	delete(w.filling, key)
-	w.flying[key] = append(w.flying[key], g)
-}
-
-// oldest is the oldest group that is being filled; w.mu is held.
-func (w *Writer) oldest() *group {
-	for len(w.order) > 0 && !w.order[0].filling {
-		w.order[0] = nil
-		w.order = w.order[1:]
+	if w.filling[key] == g {
+		delete(w.filling, key)
+		w.flying[key] = append(w.flying[key], g)
 	}
-	if len(w.order) == 0 {
-		return nil
-	}
-	return w.order[0]
-}
-
-// ready reports whether there is a batch to send; w.mu is held.
-func (w *Writer) ready() bool {
-	if len(w.full) > 0 {
-		return true
-	}
-	g := w.oldest()
-	return g != nil && (w.closing || w.blocked > 0 || time.Since(g.since) >= linger)
 }
 
 // next waits for a batch to send; nil at the end. Of two that hold the same id
-// the one begun first is handed out first.
-func (w *Writer) next() (g *group) {
+// the one begun first is handed out first: it is due before the other begins.
+func (w *Writer) next() *group {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for !w.ready() {
-		if w.closing {
+	for len(w.due) == 0 {
+		oldest := w.waiting.Front()
+		switch {
+		case oldest != nil && (w.closing || w.blocked > 0):
+			w.hurry(oldest.Value.(*group))
+		case w.closing:
 			return nil
+		default:
+			w.work.Wait()
 		}
-		w.work.Wait()
 	}
-	if len(w.full) > 0 {
-		g = w.full[0]
-		w.full[0] = nil
-		w.full = w.full[1:]
-	} else {
-		g = w.oldest()
-		w.take(g)
-	}
-	if w.ready() {
-		w.work.Signal()
-	}
+	g := w.due[0]
+	w.due[0] = nil
+	w.due = w.due[1:]
+	w.shut(g)
 	return g
 }
 

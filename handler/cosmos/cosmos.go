@@ -156,8 +156,7 @@ func (db *DB) renew(client *azcosmos.Client) {
 func (db *DB) Container(id string) *Container { return &Container{db: db, id: id} }
 
 // Bulk returns the container with that id, for what is written to it in bulk:
-// once the account has throttled, its requests wait for their turn. Those of
-// Container go before them: a lease must be renewed in time.
+// once the account has throttled, requests of Container go before its own.
 func (db *DB) Bulk(id string) *Container { return &Container{db: db, id: id, bulk: true} }
 
 // Provide makes sure that a container is there and returns the paths of its

@@ -115,16 +115,12 @@ func (e *errAgain) Error() string { return e.reason }
 // do runs one operation on n documents until it succeeds, fails for good, or no
 // further try fits before the context's deadline. Every operation given to it
 // may run more than once: creates carry fixed ids and replaces carry an ETag, so
-// a try whose answer was lost shows up as Exists or Changed in the next. What is
-// done in bulk waits for its turn at each try.
+// a try whose answer was lost shows up as Exists or Changed in the next.
 func (db *DB) do(ctx context.Context, op string, n int, bulk bool, call func(context.Context, *azcosmos.Client) error) error {
 	for tries, failures := 1, 0; ; tries++ {
-		var aside float64
-		var err error
-		if bulk {
-			if aside, err = db.pace.wait(ctx, op, n); err != nil {
-				return fmt.Errorf("%s: %w", op, err)
-			}
+		aside, err := db.pace.wait(ctx, op, n, bulk)
+		if err != nil {
+			return fmt.Errorf("%s: %w", op, err)
 		}
 		client := db.current()
 		var cost bill

@@ -12,8 +12,11 @@ const (
 	// cutEvery keeps the many answers that one overload throttles from cutting
 	// the rate once each.
 	cutEvery = time.Second
-	// gentleCut is for a rate that has just grown past what there is.
+	// gentleCut is for a rate that has just grown past what there is, foundCut for
+	// one that did so fast, firstCut for the first one.
 	gentleCut = 0.97
+	foundCut  = 0.9
+	firstCut  = 0.5
 	// window is the time over which what was had is measured, in tenths of a
 	// second. A rate that is more than a tenth above that was far too high.
 	window = 40
@@ -38,10 +41,10 @@ const (
 // pace spreads requests over time once the account has throttled: it learns what
 // operations cost and how many request units a second the account gives, and
 // lets a request go when there is room for it. Waiting here costs nothing;
-// being refused costs a round trip, and a place behind all others. Requests that
-// do not wait here count all the same.
+// being refused costs a round trip, and a place behind all others.
 //
-// Callers pass in the order in which they came.
+// What is written in bulk passes in the order in which it came, one after the
+// other; everything else goes before it: a lease must be renewed in time.
 type pace struct {
 	turn chan struct{} // held by the caller who waits for room
 
@@ -65,15 +68,17 @@ type spending struct {
 // wait returns when a request of n documents may leave, and what was set aside
 // for it: give that to done. Its error is the end of ctx, or a Fault of kind
 // Throttled if that moment lies past ctx's deadline.
-func (p *pace) wait(ctx context.Context, op string, n int) (aside float64, err error) {
+func (p *pace) wait(ctx context.Context, op string, n int, bulk bool) (aside float64, err error) {
 	if aside, pause := p.take(op, n); pause == 0 {
 		return aside, nil
 	}
-	select { // one waits for room, the others for their turn: what is learned meanwhile counts for all
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
+	if bulk { // one waits for room, the others for their turn: what is learned meanwhile counts for all
+		select {
+		case p.turn <- struct{}{}:
+			defer func() { <-p.turn }()
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
 	}
 	for {
 		aside, pause := p.take(op, n)
@@ -146,16 +151,16 @@ func (p *pace) slow(now time.Time, tenth int64) {
 	if p.limit > 0 && now.Sub(p.cut) < cutEvery {
 		return
 	}
-	had := 0.0 // RU/s
-	for _, s := range p.recent {
-		if tenth-s.tenth < window {
-			had += s.units
-		}
-	}
-	had /= min(max(now.Sub(p.began).Seconds(), 1), window/10)
+	had := max(p.had(now, tenth, 10), p.had(now, tenth, window))
 	switch {
-	case p.limit == 0: // how much there is has to be found out: others may have used most of it
-		p.ceiling, p.limit = math.Inf(1), had
+	case p.limit == 0:
+		// How much there is has to be found out: until now there was what the
+		// account had saved up, and others may have used some of it.
+		p.ceiling, p.limit = math.Inf(1), had*firstCut
+		p.began, p.recent = now, [window]spending{}
+	case p.limit > p.ceiling*farAbove || math.IsInf(p.ceiling, 1): // found
+		p.limit = min(p.limit, had/foundCut)
+		p.ceiling, p.limit = p.limit, p.limit*foundCut
 	case had < p.limit*farOff:
 		p.ceiling, p.limit = had, had*gentleCut
 	default:
@@ -164,6 +169,17 @@ func (p *pace) slow(now time.Time, tenth int64) {
 	p.limit = max(p.limit, leastRate)
 	p.left = min(p.left, 0)
 	p.cut, p.passed = now, 0
+}
+
+// had is how many RU/s there were in the last tenths of a second; p.mu is held.
+func (p *pace) had(now time.Time, tenth, tenths int64) float64 {
+	sum := 0.0
+	for _, s := range p.recent {
+		if tenth-s.tenth < tenths {
+			sum += s.units
+		}
+	}
+	return sum / min(max(now.Sub(p.began).Seconds(), 1), float64(tenths)/10)
 }
 
 // fill adds what time has brought, and lets a rate grow that is far from what is

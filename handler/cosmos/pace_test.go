@@ -72,7 +72,7 @@ func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const docs, workers = 50, 16
 		ok := "[" + strings.TrimSuffix(strings.Repeat(`{"statusCode":201},`, docs), ",") + "]"
-		budget := &provisioned{filled: time.Now()}
+		budget := &provisioned{filled: time.Now(), left: 10_000}
 		budget.set(10_000)
 		var n atomic.Int64
 		far := &distant{delay: 10 * time.Millisecond, answer: func() *http.Response {
@@ -101,7 +101,11 @@ func TestPace(t *testing.T) {
 		}
 		for _, perSecond := range []float64{10_000, 1_000, 4_000} {
 			budget.set(perSecond)
-			time.Sleep(time.Minute) // to find the new rate
+			time.Sleep(5 * time.Second)
+			budget.mu.Lock()
+			t.Logf("%v RU/s: %.1f %% used, %d of %d requests throttled in the first seconds", perSecond, 100*budget.used/(5*perSecond), budget.throttled, budget.requests)
+			budget.mu.Unlock()
+			time.Sleep(55 * time.Second) // to find the new rate
 			budget.set(perSecond)
 			time.Sleep(2 * time.Minute)
 			budget.mu.Lock()

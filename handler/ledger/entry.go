@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"activityarchive/handler/cosmos"
@@ -247,25 +248,30 @@ type Known struct {
 const knownRows = 10_000
 
 // Known returns the entries of a content type whose contentCreated lies in
-// [from, to), by id.
+// [from, to), by id. It is one query, whatever days that touches.
 func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Time) (map[string]Known, error) {
-	known := map[string]Known{}
+	params := []cosmos.Param{{Name: "@from", Value: At(from).String()}, {Name: "@to", Value: At(to).String()}}
+	var names []string
+	var key cosmos.Key // of the one partition; of several: none
 	for day := from.UTC().Truncate(24 * time.Hour); day.Before(to); day = day.Add(24 * time.Hour) {
-		pk := partition(contentType, day)
-		err := l.container.Query(ctx, cosmos.KeyString(pk),
-			"SELECT c.id, c.found, c.state FROM c WHERE c.pk = @pk AND c.created >= @from AND c.created < @to",
-			[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@from", Value: At(from).String()}, {Name: "@to", Value: At(to).String()}}, knownRows,
-			func(row json.RawMessage) error {
-				var e struct{ ID, Found, State string }
-				if err := json.Unmarshal(row, &e); err != nil {
-					return fmt.Errorf("reading an entry: %w", err)
-				}
-				known[e.ID] = Known{PK: pk, Confirmed: e.Found == ByListing, Lost: e.State == Lost}
-				return nil
-			})
-		if err != nil {
-			return nil, fmt.Errorf("reading the known contents of %s: %w", pk, err)
+		name := fmt.Sprintf("@p%d", len(names))
+		names, params = append(names, name), append(params, cosmos.Param{Name: name, Value: partition(contentType, day)})
+		if key = ""; len(names) == 1 {
+			key = cosmos.KeyString(partition(contentType, day))
 		}
+	}
+	known := map[string]Known{}
+	sql := "SELECT c.id, c.pk, c.found, c.state FROM c WHERE c.pk IN (" + strings.Join(names, ", ") + ") AND c.created >= @from AND c.created < @to"
+	err := l.container.Query(ctx, key, sql, params, knownRows, func(row json.RawMessage) error {
+		var e struct{ ID, PK, Found, State string }
+		if err := json.Unmarshal(row, &e); err != nil {
+			return fmt.Errorf("reading an entry: %w", err)
+		}
+		known[e.ID] = Known{PK: e.PK, Confirmed: e.Found == ByListing, Lost: e.State == Lost}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the known contents of %s: %w", contentType, err)
 	}
 	return known, nil
 }

@@ -16,8 +16,8 @@ import (
 const MaxElement = 2 << 20
 
 const (
-	readStep   = 64 << 10     // how much is read at once
-	bufferSize = 2 * readStep // a Scanner's buffer, but for long elements
+	readStep   = 16 << 10     // how much is read at once
+	bufferSize = 4 * readStep // a Scanner's buffer, but for long elements
 	headSize   = 4 << 10      // how much of a foreign body NotArrayError shows
 
 	// checkedDepth is how deep brackets are told from braces, at a bit a level.

@@ -34,7 +34,7 @@ func bubble(t *testing.T, test func(t *testing.T, a account, db *cosmos.DB)) {
 }
 
 // connect opens the product's connection; an empty key means an Entra token.
-func connect(t *testing.T, f *cosmosfake.Fake, key string) *cosmos.DB {
+func connect(t testing.TB, f *cosmosfake.Fake, key string) *cosmos.DB {
 	t.Helper()
 	db, err := cosmos.Open(cosmos.Config{
 		Endpoint: "https://fake.documents.example:443/", Key: key, Credential: token{}, Database: "Audit",

@@ -271,10 +271,10 @@ func (h *Handler) entry(raw json.RawMessage, appID string, now time.Time) (e led
 	return e, false, nil
 }
 
-// names reports whether uri ends in the content's id, as the service's do. A
-// notification's id has been seen with a suffix that its listing lacks.
+// names reports whether uri ends in the content's id, as the service's do, with
+// or without the suffix.
 func names(uri, id string) bool {
-	const suffix = "$IsFromNotification"
+	const suffix = ledger.NotifiedSuffix
 	u, err := url.Parse(uri)
 	if err != nil {
 		return false

@@ -24,6 +24,10 @@ const (
 	// long for content that is six days late.
 	sweepEvery = 12 * time.Hour
 
+	// sweepWindow is the longest window of a sweep, whatever the setting: long
+	// ones have been answered in part without a word.
+	sweepWindow = time.Hour
+
 	// spanWindows is how many windows in a row share one look into the ledger.
 	spanWindows = 4
 
@@ -92,7 +96,7 @@ func (c *Collector) CatchUp(ctx context.Context, head *ledger.Head, t *Tally) er
 		}
 		return err
 	}
-	err := c.list(ctx, contentType, span{from, now}, mark, t)
+	err := c.list(ctx, contentType, span{from, now}, c.Window, mark, t)
 	if err != nil {
 		err = fmt.Errorf("listing %s: %w", contentType, err)
 	}
@@ -135,14 +139,14 @@ func (c *Collector) sweep(ctx context.Context, head *ledger.Head, earliest, end,
 	if !from.Before(end) {
 		return mark(end)
 	}
-	return c.list(ctx, head.ContentType, span{from, end}, mark, t)
+	return c.list(ctx, head.ContentType, span{from, end}, min(c.Window, sweepWindow), mark, t)
 }
 
 // list lists one stretch in windows, several at a time, and calls mark with how
 // far everything is in the ledger: while it goes on, and at the end. A window
 // that fails stops the mark before it, not its neighbours.
-func (c *Collector) list(ctx context.Context, contentType string, all span, mark func(time.Time) error, t *Tally) error {
-	spans := c.split(all)
+func (c *Collector) list(ctx context.Context, contentType string, all span, window time.Duration, mark func(time.Time) error, t *Tally) error {
+	spans := split(all, window)
 	done := make([]bool, len(spans))
 	errs := make([]error, len(spans))
 	var mu, marking sync.Mutex
@@ -191,13 +195,13 @@ func (c *Collector) list(ctx context.Context, contentType string, all span, mark
 	return firstOf(errs)
 }
 
-// split cuts a stretch into windows, and the windows into runs of spanWindows.
-func (c *Collector) split(all span) [][]span {
+// split cuts a stretch into windows of that length, and the windows into runs of spanWindows.
+func split(all span, window time.Duration) [][]span {
 	var spans [][]span
 	for from := all.from; from.Before(all.to); {
 		var windows []span
 		for len(windows) < spanWindows && from.Before(all.to) {
-			to := from.Add(c.Window)
+			to := from.Add(window)
 			if to.After(all.to) {
 				to = all.to
 			}

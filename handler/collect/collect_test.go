@@ -109,9 +109,8 @@ func TestVerdict(t *testing.T) {
 func TestSplit(t *testing.T) {
 	from := time.Date(2026, 3, 11, 9, 45, 7, 0, time.UTC)
 	for _, length := range []time.Duration{0, time.Second, time.Hour, 61 * time.Minute, 7*24*time.Hour - 10*time.Minute} {
-		c := Collector{Window: time.Hour}
 		at := from
-		for _, windows := range c.split(span{from, from.Add(length)}) {
+		for _, windows := range split(span{from, from.Add(length)}, time.Hour) {
 			if len(windows) == 0 || len(windows) > spanWindows {
 				t.Errorf("%v: %d windows share a look", length, len(windows))
 			}

@@ -86,14 +86,18 @@ func (c *Collector) Work(ctx context.Context, t *Tally) error {
 // or the ledger cannot be written.
 const patienceInRow = 10
 
+// lately is how many entries are remembered as settled, at least.
+const lately = 5000
+
 // verdict gathers what the contents of a run say of the whole.
 type verdict struct {
 	mu      sync.Mutex
-	left    map[string]bool  // entries that were tried and left open
-	inRow   map[string]int   // failures in a row: by content type the service's refusals, under "" others
-	refused map[string]error // content types that are not tried any more
-	settled int              // contents that went well
-	fatal   error            // ends the run
+	left    map[string]bool    // entries that were tried and left open
+	closed  [2]map[string]bool // entries that were settled lately: a replica that lags shows them as open
+	inRow   map[string]int     // failures in a row: by content type the service's refusals, under "" others
+	refused map[string]error   // content types that are not tried any more
+	settled int                // contents that went well
+	fatal   error              // ends the run
 }
 
 // note takes a content's result.
@@ -109,6 +113,10 @@ func (v *verdict) note(e *ledger.Entry, err error) {
 	}
 	if err == nil {
 		v.settled++
+		if len(v.closed[0]) >= lately || v.closed[0] == nil {
+			v.closed[0], v.closed[1] = map[string]bool{}, v.closed[0]
+		}
+		v.closed[0][e.ID] = true
 		v.inRow[whose], v.inRow[""] = 0, 0
 		return
 	}
@@ -127,7 +135,7 @@ func (v *verdict) note(e *ledger.Entry, err error) {
 func (v *verdict) skips(e *ledger.Entry) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return e.Open != 1 || v.left[e.ID] || v.refused[e.ContentType] != nil
+	return e.Open != 1 || v.left[e.ID] || v.closed[0][e.ID] || v.closed[1][e.ID] || v.refused[e.ContentType] != nil
 }
 
 func (v *verdict) end() error {

@@ -144,8 +144,14 @@ func NewEntry(contentType, contentID, contentURI string, created, expires time.T
 	}
 }
 
+// NotifiedSuffix has been seen at the end of a contentId in notifications. Whether
+// a listing names the content so too is not known: the entry is the same.
+const NotifiedSuffix = "$IsFromNotification"
+
 // EntryID returns the id of a content's entry: hex SHA-256.
-func EntryID(contentType, contentID string) string { return hash(contentType, contentID) }
+func EntryID(contentType, contentID string) string {
+	return hash(contentType, strings.TrimSuffix(contentID, NotifiedSuffix))
+}
 
 func partition(contentType string, created time.Time) string {
 	return contentType + "|" + created.UTC().Format(time.DateOnly)

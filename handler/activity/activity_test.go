@@ -372,6 +372,23 @@ func TestListDecodesLeniently(t *testing.T) {
 	}
 }
 
+// TestListHandsOnAPageInParts has a page of items that are no contents: a few
+// bytes of each would be a whole Content in memory.
+func TestListHandsOnAPageInParts(t *testing.T) {
+	const zeros = 200_000
+	c := newTestClient(t, inTurn(always(200, "["+strings.Repeat("0,", zeros-1)+"0]")))
+	all := 0
+	err := c.List(t.Context(), general, windowFrom, windowTo, func(part []Content) error {
+		if all += len(part); len(part) > 1000 {
+			return fmt.Errorf("%d contents at a time", len(part))
+		}
+		return nil
+	})
+	if err != nil || all != zeros {
+		t.Errorf("%d of %d items are handed on: %v", all, zeros, err)
+	}
+}
+
 func TestListRefusesWindows(t *testing.T) {
 	c := newTestClient(t, service(func(*http.Request) (*http.Response, error) { return nil, errors.New("a request was made") }))
 	for _, span := range []time.Duration{-time.Hour, 0, 999 * time.Millisecond, 24*time.Hour + time.Second} {
@@ -659,6 +676,49 @@ func TestNoSecretInErrors(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestAuthIDInNoErrorHoweverSpelled has an AuthID that each of the ways to quote a
+// request spells differently.
+func TestAuthIDInNoErrorHoweverSpelled(t *testing.T) {
+	const authID = `auth id/"7f3b"\c<d>&e+f`
+	inJSON := func(s string) string {
+		quoted, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(quoted[1 : len(quoted)-1])
+	}
+	for name, spell := range map[string]func(body string) string{
+		"as it is":           func(string) string { return authID },
+		"the body":           func(body string) string { return body },
+		"the body as base64": func(body string) string { return base64.StdEncoding.EncodeToString([]byte(body)) },
+		"JSON":               func(string) string { return inJSON(authID) },
+		"JSON, plain":        func(string) string { return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(authID) },
+		"query":              func(string) string { return url.QueryEscape(authID) },
+		"path":               func(string) string { return url.PathEscape(authID) },
+		"base64":             func(string) string { return base64.StdEncoding.EncodeToString([]byte(authID)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTestClient(t, service(func(r *http.Request) (*http.Response, error) {
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					return nil, err
+				}
+				return answer(400, `{"error":{"code":"AF20001","message":"`+inJSON("refused: "+spell(string(body)))+`"}}`), nil
+			}))
+			_, err := c.Start(t.Context(), general, &Webhook{Address: "https://hooks.harbor.example", AuthID: authID})
+			text := fmt.Sprintf("%v %+v", err, err)
+			if !strings.Contains(text, "refused: ") {
+				t.Errorf("the message is not in %s", text)
+			}
+			for _, part := range []string{"7f3b", base64.StdEncoding.EncodeToString([]byte(authID))[:8]} {
+				if strings.Contains(text, part) {
+					t.Errorf("AuthID in %s", text)
+				}
+			}
+		})
 	}
 }
 

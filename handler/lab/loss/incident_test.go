@@ -3,11 +3,14 @@ package loss_test
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"activityarchive/handler/collect"
 	"activityarchive/handler/lab/cosmosfake"
 	"activityarchive/handler/lab/reconcile"
 	"activityarchive/handler/lab/tenant"
@@ -82,18 +85,27 @@ var incidentRows = []row{
 			p.mustTick()
 			a := s.tenant.Publish(general, time.Now(), recs(0, 10)...)
 			b := s.tenant.Publish(general, time.Now(), recs(100, 10)...)
+			c := s.tenant.Publish(general, time.Now(), recs(200, 10)...)
 			now := time.Now()
-			for _, swap := range [][2]tenant.Content{{a, b}, {b, a}} { // as the webhook would record them
-				e := ledger.NewEntry(general, swap[0].ID, swap[1].URI, swap[0].Created, swap[0].Expires, ledger.ByWebhook, now.Add(-time.Hour))
+			for id, uri := range map[string]string{a.ID: b.URI, b.ID: b.URI} { // as the webhook would record them
+				e := ledger.NewEntry(general, id, uri, a.Created, a.Expires, ledger.ByWebhook, now.Add(-time.Hour))
 				if _, err := p.ledger.Record(t.Context(), []ledger.Entry{e}); err != nil {
 					t.Fatal(err)
 				}
 			}
+			// Both are stored before a listing shows them: what a holds is nowhere.
+			if err := p.timer.Collector.Work(t.Context(), &collect.Tally{}); err != nil {
+				t.Error(err)
+			}
+			states := s.states()
+			if want := map[string]string{a.ID: ledger.Stored, b.ID: ledger.Stored}; !maps.Equal(states, want) || len(s.texts()) != 10 {
+				t.Errorf("before a listing %d records are archived and the entries are %v, want 10 and %v", len(s.texts()), states, want)
+			}
 			s.later(time.Second)
 			p.ticks(3)
-			s.reconciled(nil)
+			s.reconciledSwapped(b)
 			for _, e := range s.entries() {
-				if want := map[string]string{a.ID: a.URI, b.ID: b.URI}[e.ContentID]; e.ContentURI != want || e.Found != ledger.ByListing {
+				if want := map[string]string{a.ID: a.URI, b.ID: b.URI, c.ID: c.URI}[e.ContentID]; e.ContentURI != want || e.Found != ledger.ByListing {
 					t.Errorf("entry of %s: contentUri %s, found by %s", e.ContentID, e.ContentURI, e.Found)
 				}
 			}
@@ -166,6 +178,29 @@ var incidentRows = []row{
 			if sum, _ := s.counts(); sum.Stored != 2500 {
 				t.Errorf("counts %+v, want 2500 stored", sum)
 			}
+		},
+	},
+	{
+		name: "X-lost-by-clock", what: "a content that was written off while the service's clock was ahead stays so, although each listing shows it",
+		test: func(t *testing.T, s *system) {
+			p := s.process()
+			c := s.tenant.Publish(general, time.Now().Add(-5*day), recs(0, 10)...)
+			gone := s.tenant.Inject(tenant.Rule{Op: tenant.OpAudit, Path: c.ID, Status: http.StatusNotFound, Code: "AF20050", Message: "gone"})
+			p.mustTick()
+			s.later(2 * time.Hour) // so that it is due
+			s.tenant.Tune(func(k *tenant.Knobs) { k.DateSkew = 3 * day })
+			_ = p.tick()
+			s.tenant.Tune(func(k *tenant.Knobs) { k.DateSkew = 0 })
+			gone.Remove()
+			if e := s.entryOf(c.ID); e.State != ledger.Lost || e.Found != ledger.ByListing {
+				t.Errorf("the content is %s and found by %s, which shows nothing", e.State, e.Found)
+			}
+			for range 5 { // until all is listed again
+				s.later(3 * time.Hour)
+				p.mustTick()
+			}
+			s.reconciled(nil)
+			s.counted(10, 0, 0)
 		},
 	},
 	{

@@ -24,6 +24,7 @@ var outageRows = []row{
 	{name: "X-gone-AF20050", what: "an incident in which the service knows no content writes off a backlog", set: withWebhook, test: goneForTwoHours(404, "AF20050")},
 	{name: "X-gone-AF20051", what: "an incident in which all content has expired writes off a backlog", set: withWebhook, test: goneForTwoHours(400, "AF20051")},
 	{name: "X-gone-AF20052", what: "an incident in which no contentId is valid writes off a backlog", set: withWebhook, test: goneForTwoHours(400, "AF20052")},
+	{name: "X-gone-404", what: "an incident in which all content is not found, by whatever stands before the service, writes off a backlog", set: withWebhook, test: goneForTwoHours(404, "")},
 	{name: "X-expiry", what: "content that has expired is tried for ever, or ends without a word", test: expiry},
 	{
 		name: "X-listing-down", what: "two days without listings, while notifications go on, leave a hole where a notification was lost",
@@ -471,7 +472,6 @@ func goneForTwoHours(status int, code string) func(*testing.T, *system) {
 
 // expiry is true expiry beside three kinds of content that look like it.
 func expiry(t *testing.T, s *system) {
-	const day = 24 * time.Hour
 	old := func(c tenant.Content, n int) tenant.Content {
 		c.Type, c.Created = general, time.Now().Add(-7*day+time.Hour+time.Duration(n)*time.Minute)
 		if c.Expires != (time.Time{}) {

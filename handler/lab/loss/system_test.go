@@ -118,9 +118,27 @@ func (s *system) close() {
 	if found := leaks(s.log.String()+s.heard.String()+s.said.String(), secrets()...); len(found) > 0 {
 		s.t.Errorf("the log, or what ticks or the webhook say, holds the secrets %q", found)
 	}
+	var kept strings.Builder
+	for _, d := range s.account.Documents("ArchiveState") {
+		kept.WriteString(withoutData(d.Body))
+	}
+	if found := leaks(kept.String(), secrets()...); len(found) > 0 {
+		s.t.Errorf("the ledger holds the secrets %q", found)
+	}
 	if v := s.tenant.Violations(); len(v) > 0 {
 		s.t.Errorf("breaches of the API's rules: %s", strings.Join(v, "; "))
 	}
+}
+
+// withoutData is a document of the ledger but for the text that a dead letter
+// keeps: that is the service's.
+func withoutData(document []byte) string {
+	before, data, dead := bytes.Cut(document, []byte(`"data":"`))
+	if !dead {
+		return string(document)
+	}
+	_, after, _ := bytes.Cut(data, []byte(`"`))
+	return string(before) + string(after)
 }
 
 // door leads notifications to the process that is up.
@@ -383,6 +401,7 @@ func (s *system) reconciled(of fate) reconcile.Report {
 	for _, f := range report.Faults {
 		s.t.Errorf("%s", f)
 	}
+	s.listsIDs()
 	if s.t.Failed() {
 		s.t.Logf("log:\n%s", s.log.tail())
 	}

@@ -266,7 +266,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 }
 
 // bearer finds what looks like a token in a foreign text, whoever's it is.
-var bearer = regexp.MustCompile(`(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]{8,}[\w.-]*`)
+var bearer = regexp.MustCompile(`(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w+/=-]{8,}[\w.+/=-]*`)
 
 // spellings returns each secret as it stands, and as it stands in JSON, in a URL
 // and in base64: an answer may quote the request. Longer ones come first.

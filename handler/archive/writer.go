@@ -340,7 +340,7 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 		statuses = []int{http.StatusConflict}
 	case forGood(kind) && len(docs) == 1:
 		return w.refuse(ctx, docs, kind)
-	case forGood(kind):
+	case forGood(kind), isForeign(err) && len(docs) > 1:
 		// The request as a whole: one of the documents is why. Halve until it is
 		// alone.
 		half := len(docs) / 2
@@ -382,6 +382,12 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 // forGood reports whether a failure of one document stays for ever.
 func forGood(kind cosmos.Kind) bool {
 	return kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full || kind == cosmos.OtherKey
+}
+
+// isForeign reports whether something before Cosmos DB has refused the request.
+func isForeign(err error) bool {
+	f, ok := errors.AsType[*cosmos.Fault](err)
+	return ok && f.Foreign
 }
 
 // refuse settles a document that Cosmos DB refuses alone, unless it is there

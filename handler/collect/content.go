@@ -212,6 +212,7 @@ type reading struct {
 	counts  ledger.Counts // since the last barrier
 	letters []letter      // to bury at the next barrier
 	ids     ledger.IDs    // of the content's records in the archive, whoever brought them
+	dead    map[int]bool  // elements that an earlier run has confirmed as dead letters
 	err     error         // first failure of a document
 }
 
@@ -292,6 +293,12 @@ var errRestart = errors.New("the content differs from what was confirmed before"
 // confirmed is read again, to know its ids, but not written again. When read
 // returns, nothing of the content is under way.
 func (r *reading) read(ctx context.Context) error {
+	if r.skip != nil && r.skip.Counts.Dead > 0 {
+		var err error
+		if r.dead, err = r.c.Ledger.Buried(ctx, r.e); err != nil {
+			return err
+		}
+	}
 	body, err := r.c.API.Open(ctx, r.e.ContentURI)
 	if err != nil {
 		return err
@@ -404,7 +411,7 @@ func (r *reading) element(ctx context.Context, scanner *record.Scanner, el recor
 		r.seen[identity] = text
 	}
 	if skipping {
-		if !repeated {
+		if !repeated && !r.dead[number] {
 			r.has(doc.ID())
 		}
 		return r.passed()

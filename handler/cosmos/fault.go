@@ -55,6 +55,7 @@ type Fault struct {
 	Status    int    // HTTP status, 0 if no answer came
 	SubStatus string // x-ms-substatus, may be empty
 	Activity  string // x-ms-activity-id, for the vendor's support
+	Foreign   bool   // a refusal that is not the account's: something before it does not like the request
 	Err       error  // the cause, never nil
 }
 
@@ -93,9 +94,12 @@ const (
 	// attempts bounds the tries of one operation that fails for a passing
 	// reason: with the waits below about half a minute. Throttling is bounded
 	// by the context alone: the service asks for patience.
-	attempts  = 8
-	firstWait = 250 * time.Millisecond
-	lastWait  = 10 * time.Second
+	attempts = 8
+	// foreignAttempts bounds them where something before the account refuses the
+	// request: it may be in trouble, or not like what the request holds.
+	foreignAttempts = 4
+	firstWait       = 250 * time.Millisecond
+	lastWait        = 10 * time.Second
 
 	// longestHint caps what the service may ask us to wait in one go.
 	longestHint = time.Minute
@@ -143,7 +147,7 @@ func (db *DB) do(ctx context.Context, op string, n int, bulk bool, call func(con
 		switch fault.Kind {
 		case Throttled:
 		case Transient:
-			if failures++; failures >= attempts {
+			if failures++; failures >= attempts || fault.Foreign && failures >= foreignAttempts {
 				return fault
 			}
 		default:
@@ -255,7 +259,7 @@ func classify(op string, err error) (*Fault, time.Duration) {
 	// A proxy's page must not turn records into dead letters, nor a state that is
 	// there into none; and one that does not like one record must not end a run.
 	if !own && (fault.Kind == Refused || fault.Kind == OtherKey || fault.Kind == TooLarge || fault.Kind == NotFound || fault.Kind == Denied) {
-		fault.Kind = Transient
+		fault.Kind, fault.Foreign = Transient, true
 		fault.Err = fmt.Errorf("%s, and not from Cosmos DB itself; look for a proxy or firewall, and check COSMOS_ENDPOINT", http.StatusText(re.StatusCode))
 	}
 	return fault, hint
@@ -300,7 +304,7 @@ func serviceMessage(resp *http.Response) string {
 
 // credentials finds what looks like a signature or a token in a foreign text: a
 // refusal may quote the request's Authorization header.
-var credentials = regexp.MustCompile(`(?i)\btype(?:=|%3d)\S*|\bsig(?:=|%3d)\S*|\bbearer\s+\S+|\beyJ[\w-]{8,}[\w.-]*`)
+var credentials = regexp.MustCompile(`(?i)\btype(?:=|%3d)\S*|\bsig(?:=|%3d)\S*|\bbearer\s+\S+|\beyJ[\w+/=-]{8,}[\w.+/=-]*`)
 
 // clean keeps the printable part of foreign text, without credentials, at most n
 // bytes of it.

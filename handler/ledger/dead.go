@@ -87,6 +87,27 @@ func (l *Ledger) Bury(ctx context.Context, e *Entry, d Dead, r io.Reader) error 
 	}
 }
 
+// Buried returns which elements of e's content are dead letters.
+func (l *Ledger) Buried(ctx context.Context, e *Entry) (elements map[int]bool, err error) {
+	pk := "dead|" + e.PK
+	elements = map[int]bool{}
+	err = l.container.Query(ctx, cosmos.KeyString(pk),
+		"SELECT c.element FROM c WHERE c.pk = @pk AND c.content = @content AND c.chunk = @first",
+		[]cosmos.Param{{Name: "@pk", Value: pk}, {Name: "@content", Value: e.ID}, {Name: "@first", Value: 0}}, 0,
+		func(row json.RawMessage) error {
+			var doc struct{ Element int }
+			if err := json.Unmarshal(row, &doc); err != nil {
+				return fmt.Errorf("reading a dead letter: %w", err)
+			}
+			elements[doc.Element] = true
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("reading which elements are dead letters: %w", err)
+	}
+	return elements, nil
+}
+
 // fill reads until buf is full or r ends. Unlike [io.ReadFull] it keeps a body
 // that was cut short (an error of r) apart from one that simply ends (io.EOF).
 func fill(r io.Reader, buf []byte) (n int, err error) {

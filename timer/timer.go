@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"activityarchive/handler/activity"
 	"activityarchive/handler/collect"
 	"activityarchive/handler/cosmos"
@@ -30,6 +32,10 @@ const (
 	// becomes a warning and an error. A weekend fits into the first.
 	warnBefore  = 48 * time.Hour
 	alarmBefore = 24 * time.Hour
+
+	// typesAtOnce is how many content types are listed at a time. Each keeps in
+	// memory what the ledger knows of a few hours.
+	typesAtOnce = 2
 
 	// keptLife is how long the service keeps content from contentCreated on.
 	keptLife = 7 * 24 * time.Hour
@@ -200,11 +206,15 @@ func (t *tick) catchUp(ctx context.Context) error {
 		defer cancel()
 	}
 	errs := make([]error, len(t.heads))
-	var all sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(typesAtOnce)
 	for i, head := range t.heads {
-		all.Go(func() { errs[i] = t.Collector.CatchUp(ctx, head, &t.tally) })
+		all.Go(func() error {
+			errs[i] = t.Collector.CatchUp(ctx, head, &t.tally)
+			return nil
+		})
 	}
-	all.Wait()
+	_ = all.Wait() // always nil: failures are in errs
 	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
 	for _, err := range failed {
 		if collect.Ends(err) {

@@ -35,10 +35,10 @@ const (
 	// what it was told of.
 	collectorShare = 0.98
 
-	// collectorParallel is the most contents that a tick collects at a time. How
-	// many there are follows from the quota, which lets their requests leave one
-	// by one, and from how long each takes: 2,000 requests a minute at a round
-	// trip of a second are some 40. Cosmos DB holds new ones back when it is
+	// collectorParallel is the most contents that a tick collects at a time. Up to
+	// there, how many there are follows from the quota, which lets their requests
+	// leave one by one, and from how long each takes: 2,000 requests a minute at a
+	// round trip of a second are some 40. Cosmos DB holds new ones back when it is
 	// slower (archive.Writer.Ready).
 	collectorParallel = 128
 

@@ -29,8 +29,7 @@ const (
 	// flights is how many requests a writer has under way.
 	flights = 16
 
-	// held bounds the bytes of documents that wait or are under way. The SDK
-	// needs about four times a batch while it encodes one.
+	// held bounds the bytes of documents that wait or are under way.
 	held = 10 << 20
 
 	// staleTries is how often "it exists", followed by "it cannot be found", is
@@ -47,12 +46,13 @@ const (
 // wanted; it fills on until a sender is free. So batches are the fuller the more
 // Cosmos DB is what everything waits for.
 type Writer struct {
-	archive *Archive
-	room    *semaphore.Weighted
-	used    atomic.Int64 // of room
-	stop    chan struct{}
-	senders sync.WaitGroup
-	ticking sync.WaitGroup
+	archive   *Archive
+	room      *semaphore.Weighted
+	used      atomic.Int64 // of room
+	strangers atomic.Int64 // records refused alone by something before Cosmos DB, in a row
+	stop      chan struct{}
+	senders   sync.WaitGroup
+	ticking   sync.WaitGroup
 
 	mu      sync.Mutex
 	work    sync.Cond               // there may be a batch to send
@@ -130,11 +130,13 @@ func (w *Writer) tick() {
 	}
 }
 
-// Ready returns when more contents may be opened: at once, unless so many bytes
-// wait for Cosmos DB that their bodies would stand still. Its error is the end
-// of ctx.
+// Ready returns when more contents may be opened: at once, unless half the room
+// is taken by what waits for Cosmos DB. Its error is the end of ctx.
 func (w *Writer) Ready(ctx context.Context) error {
 	w.mu.Lock()
+	if w.eased == nil && w.used.Load() > held/2 {
+		w.eased = make(chan struct{})
+	}
 	eased := w.eased
 	w.mu.Unlock()
 	if eased == nil {
@@ -191,9 +193,6 @@ func (w *Writer) admit(ctx context.Context, size int64) error {
 	if !w.room.TryAcquire(size) {
 		w.mu.Lock()
 		w.blocked++
-		if w.eased == nil {
-			w.eased = make(chan struct{})
-		}
 		w.work.Signal() // batches that wait for company must not keep out what would fill them
 		w.mu.Unlock()
 		err := w.room.Acquire(ctx, size)
@@ -284,7 +283,7 @@ func (w *Writer) landed(g *group) {
 		delete(w.flying, key)
 	}
 	close(g.done)
-	if w.eased != nil && w.used.Load() < held/2 {
+	if w.eased != nil && w.used.Load() <= held/2 {
 		close(w.eased)
 		w.eased = nil
 	}
@@ -336,11 +335,12 @@ func (w *Writer) try(ctx context.Context, docs []*Document) (left []*Document, e
 	statuses, committed, err := w.create(ctx, key, docs)
 	switch kind := cosmos.KindOf(err); {
 	case err == nil:
+		w.strangers.Store(0)
 	case kind == cosmos.Exists && len(docs) == 1:
 		statuses = []int{http.StatusConflict}
 	case forGood(kind) && len(docs) == 1:
 		return w.refuse(ctx, docs, kind)
-	case forGood(kind), isForeign(err) && len(docs) > 1:
+	case forGood(kind), w.worthHalving(docs, err):
 		// The request as a whole: one of the documents is why. Halve until it is
 		// alone.
 		half := len(docs) / 2
@@ -384,10 +384,22 @@ func forGood(kind cosmos.Kind) bool {
 	return kind == cosmos.Refused || kind == cosmos.TooLarge || kind == cosmos.Full || kind == cosmos.OtherKey
 }
 
-// isForeign reports whether something before Cosmos DB has refused the request.
-func isForeign(err error) bool {
+// strangersInRow is after how many records that something before Cosmos DB has
+// refused alone, with nothing written between, it is taken to refuse everything.
+const strangersInRow = 5
+
+// worthHalving reports whether something before Cosmos DB has refused the batch
+// and may have done so for one of its records.
+func (w *Writer) worthHalving(docs []*Document, err error) bool {
 	f, ok := errors.AsType[*cosmos.Fault](err)
-	return ok && f.Foreign
+	if !ok || !f.Foreign {
+		return false
+	}
+	if len(docs) == 1 {
+		w.strangers.Add(1)
+		return false
+	}
+	return w.strangers.Load() < strangersInRow
 }
 
 // refuse settles a document that Cosmos DB refuses alone, unless it is there
@@ -432,8 +444,7 @@ func (w *Writer) compare(ctx context.Context, docs []*Document) (unknown []*Docu
 	return unknown, nil
 }
 
-// create sends docs in one request. A single document goes alone: it is then
-// sent as it is, without the escapes that make it larger in a batch.
+// create sends docs in one request, a single document without a batch around it.
 func (w *Writer) create(ctx context.Context, key cosmos.Key, docs []*Document) (statuses []int, committed bool, err error) {
 	if len(docs) == 1 {
 		if err := w.archive.container.Create(ctx, key, docs[0].body); err != nil {

@@ -32,7 +32,7 @@ const (
 	spanWindows = 4
 
 	// spansAtOnce is how many such runs of windows are listed at a time.
-	spansAtOnce = 4
+	spansAtOnce = 2
 
 	// markEvery is how often the mark is moved while a long listing goes on.
 	markEvery = 5 * time.Second
@@ -231,21 +231,22 @@ func (c *Collector) listSpan(ctx context.Context, contentType string, windows []
 }
 
 // record brings one page of a listing into the ledger.
-func (c *Collector) record(ctx context.Context, page []activity.Content, known map[string]ledger.Known, t *Tally) error {
+func (c *Collector) record(ctx context.Context, page []activity.Content, known map[ledger.Digest]ledger.Known, t *Tally) error {
 	now := c.API.Now()
 	var fresh []ledger.Entry
 	seen := map[string][]ledger.Entry{} // by partition, what a listing now confirms
 	for _, content := range page {
 		e := ledger.NewEntry(content.ContentType, content.ContentID, content.ContentURI,
 			content.Created, content.Expires, ledger.ByListing, now)
-		k, ok := known[e.ID]
+		id := ledger.DigestOf(e.ID)
+		k, ok := known[id]
 		switch {
 		case !ok:
 			fresh = append(fresh, e)
-			known[e.ID] = ledger.Known{PK: e.PK, Confirmed: true}
+			known[id] = ledger.Known{PK: e.PK, Confirmed: true}
 		case !k.Confirmed || k.Lost:
 			seen[k.PK] = append(seen[k.PK], e)
-			known[e.ID] = ledger.Known{PK: k.PK, Confirmed: true}
+			known[id] = ledger.Known{PK: k.PK, Confirmed: true}
 		}
 	}
 	created, err := c.Ledger.Record(ctx, fresh)

@@ -1,5 +1,5 @@
 // Package collect brings content into the archive: it fetches one content,
-// stores its records, and settles its ledger entry ([Collector.Content]); it
+// stores its records, and settles its ledger entry; it
 // works off what is due in the ledger ([Collector.Work]); and it lists what the
 // service has into the ledger ([Collector.CatchUp]).
 //

@@ -30,6 +30,7 @@ const (
 	// has to do again, and what dead letters hold in memory.
 	segmentElements = 1000
 	segmentBytes    = 8 << 20
+	letterBytes     = 256 << 10 // of dead letters that are waiting for that
 
 	// progressEvery is how often the progress of a large content is saved.
 	progressEvery = 15 * time.Second
@@ -52,14 +53,7 @@ const (
 // the same happens to one content after another.
 func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 	began := time.Now()
-	r := c.begin(e)
-	err := r.guarded(ctx)
-	if errors.Is(err, errRestart) {
-		// Writing everything again is safe; passing over what differs is not.
-		e.Progress = nil
-		r = c.begin(e)
-		err = r.guarded(ctx)
-	}
+	r, err := c.whole(ctx, e)
 	c.tally.add(func(s *Sum) { s.Bytes += r.sum.bytes })
 	log := c.Logger.With("contentType", e.ContentType, "contentId", e.ContentID, "attempt", e.Attempts+1,
 		"elements", r.elements, "bytes", r.sum.bytes, "elapsedMs", time.Since(began).Milliseconds())
@@ -84,6 +78,9 @@ func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 			e.Close(ledger.Lost, err.Error(), now)
 		default:
 			e.Fail(err.Error(), now)
+			if e.Late.IsZero() && c.API.ClockKnown() && now.After(e.LifeEnds()) && !isOurs(err) {
+				e.Late = ledger.At(now)
+			}
 		}
 		return save(ctx, e)
 	}
@@ -114,6 +111,48 @@ func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 	return nil
 }
 
+// whole reads the content of e, from its beginning if it is not what an earlier
+// run has confirmed, and in a place among the large if it turns out to be one. It
+// returns the reading that counts.
+func (c *run) whole(ctx context.Context, e *ledger.Entry) (r *reading, err error) {
+	placed := false
+	defer func() {
+		if placed {
+			<-c.large
+		}
+	}()
+	large, restarted := e.Progress.Done() >= segmentElements, false
+	for {
+		if large && !placed {
+			if err := c.enter(ctx); err != nil {
+				return c.begin(e), err
+			}
+			placed = true
+		}
+		r = c.begin(e)
+		r.placed = placed
+		err = r.guarded(ctx)
+		placed = r.placed
+		switch {
+		case errors.Is(err, errCrowded):
+			large = true
+		case errors.Is(err, errRestart) && !restarted:
+			// Writing everything again is safe; passing over what differs is not.
+			restarted, e.Progress = true, nil
+		default:
+			return r, err
+		}
+	}
+}
+
+// isOurs reports whether a failure is not the service's, but one of storing or of
+// this program.
+func isOurs(err error) bool {
+	_, stored := cosmosKind(err)
+	_, panics := errors.AsType[*panicked](err)
+	return stored || panics
+}
+
 // lastDay is for how long a content is tried after its life if the service does
 // not refuse it, but fails: at least 24 times, and not for ever.
 const lastDay = 24 * time.Hour
@@ -123,7 +162,7 @@ const lastDay = 24 * time.Hour
 // failure to get it from the service. A failure to store it never does: that is
 // ours to mend.
 func hopeless(err error, e *ledger.Entry, now time.Time) bool {
-	if _, ours := cosmosKind(err); ours {
+	if isOurs(err) {
 		return false
 	}
 	return refuses(err) && now.After(e.LifeEnds()) || !e.Late.IsZero() && now.Sub(e.Late.Time) >= lastDay
@@ -205,12 +244,13 @@ type reading struct {
 	confirmed ledger.Counts         // of all elements up to the last barrier
 	segment   struct{ elements, bytes int }
 	savedAt   time.Time
-	large     bool // it holds a place among the large
+	placed    bool // there is a place for it among the large
 
 	mu      sync.Mutex
 	pending sync.WaitGroup
 	counts  ledger.Counts // since the last barrier
 	letters []letter      // to bury at the next barrier
+	bytes   int           // of these
 	ids     ledger.IDs    // of the content's records in the archive, whoever brought them
 	dead    map[int]bool  // elements that an earlier run has confirmed as dead letters
 	err     error         // first failure of a document
@@ -306,7 +346,6 @@ func (r *reading) read(ctx context.Context) error {
 	defer body.Close()
 	r.savedAt = time.Now()
 	defer r.pending.Wait()
-	defer r.leave()
 	scanner := r.c.scanner(body)
 	defer r.c.scanners.Put(scanner)
 	for {
@@ -340,29 +379,34 @@ func (r *reading) finish(ctx context.Context) error {
 	return r.barrier(ctx)
 }
 
+// errCrowded says that a content has turned out to be large while there is no
+// place for one more. Its body is closed: one that stands still holds up all
+// others on its connection.
+var errCrowded = errors.New("as many large contents as may be are read already")
+
 // enter waits for a place among the large contents.
-func (r *reading) enter(ctx context.Context) error {
+func (c *run) enter(ctx context.Context) error {
 	select {
-	case r.c.large <- struct{}{}:
-		r.large = true
+	case c.large <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for other large contents: %w", context.Cause(ctx))
 	}
 }
 
-// leave gives the place back.
-func (r *reading) leave() {
-	if r.large {
-		<-r.c.large
-	}
-}
-
 // element takes one element of the array to where it belongs.
 func (r *reading) element(ctx context.Context, scanner *record.Scanner, el record.Element) error {
-	if r.elements == segmentElements {
-		if err := r.enter(ctx); err != nil {
-			return err
+	if r.elements == segmentElements && !r.placed {
+		select {
+		case r.c.large <- struct{}{}:
+			r.placed = true
+		default:
+			if r.skip == nil || r.elements >= r.skip.Elements {
+				if err := r.barrier(ctx); err != nil {
+					return err
+				}
+			}
+			return errCrowded
 		}
 	}
 	number := r.elements
@@ -451,11 +495,18 @@ func (r *reading) outcome(dead ledger.Dead, doc *archive.Document, o archive.Out
 		r.ids.Add(doc.ID())
 	case o == archive.Conflict:
 		dead.Reason = "a record with this Id but other content is in the archive; the first stays"
-		r.letters = append(r.letters, letter{dead, doc.Raw()})
+		r.keep(dead, doc)
 	default:
 		dead.Reason = reason
-		r.letters = append(r.letters, letter{dead, doc.Raw()})
+		r.keep(dead, doc)
 	}
+}
+
+// keep notes a dead letter; r.mu is held.
+func (r *reading) keep(dead ledger.Dead, doc *archive.Document) {
+	raw := doc.Raw()
+	r.letters = append(r.letters, letter{dead, raw})
+	r.bytes += len(raw)
 }
 
 // has notes that the archive holds a document.
@@ -481,14 +532,14 @@ func (r *reading) passed() error {
 // step ends an element, and a segment when it is full.
 func (r *reading) step(ctx context.Context, size int) error {
 	r.mu.Lock()
-	failed := r.err
+	failed, letters := r.err, r.bytes
 	r.mu.Unlock()
 	if failed != nil {
 		return failed
 	}
 	r.segment.elements++
 	r.segment.bytes += size
-	if r.segment.elements < segmentElements && r.segment.bytes < segmentBytes {
+	if r.segment.elements < segmentElements && r.segment.bytes < segmentBytes && letters < letterBytes {
 		return nil
 	}
 	return r.barrier(ctx)
@@ -500,7 +551,7 @@ func (r *reading) barrier(ctx context.Context) error {
 	r.pending.Wait()
 	r.mu.Lock()
 	letters, counts, failed := r.letters, r.counts, r.err
-	r.letters, r.counts = nil, ledger.Counts{}
+	r.letters, r.bytes, r.counts = nil, 0, ledger.Counts{}
 	r.mu.Unlock()
 	if failed != nil {
 		return failed

@@ -7,8 +7,10 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"activityarchive/handler/activity"
 	"activityarchive/handler/archive"
@@ -85,6 +87,9 @@ func (c *Collector) Work(ctx context.Context, t *Tally) error {
 // there is no more trying: the service refuses this application a content type,
 // or the ledger cannot be written.
 const patienceInRow = 10
+
+// parallelFirst is how many contents a pass begins with.
+const parallelFirst = 16
 
 // lately is how many entries are remembered as settled, at least.
 const lately = 5000
@@ -165,8 +170,13 @@ func (r *run) pass(ctx context.Context, open ledger.Open, v *verdict) (tried int
 	if open.LastDue.Sub(until) > 2*ledger.LongestWait { // a clock was ahead: nothing waits so long
 		until = open.LastDue
 	}
-	var pool errgroup.Group
-	pool.SetLimit(r.Parallel)
+	// It begins with a few contents at a time, and each that is done makes room for
+	// one more: what is opened first should be done first, however slow Cosmos DB
+	// turns out to be.
+	room := semaphore.NewWeighted(int64(r.Parallel))
+	closed := int64(max(r.Parallel-parallelFirst, 0))
+	room.TryAcquire(closed)
+	var pool sync.WaitGroup
 	for e, dueErr := range r.Ledger.Due(ctx, open.Partitions, until) {
 		if err = dueErr; err != nil || v.end() != nil || ctx.Err() != nil {
 			break
@@ -174,18 +184,23 @@ func (r *run) pass(ctx context.Context, open ledger.Open, v *verdict) (tried int
 		if v.skips(&e) {
 			continue
 		}
-		if err = r.writer.Ready(ctx); err != nil {
+		if err = r.writer.Ready(ctx); err == nil {
+			err = room.Acquire(ctx, 1)
+		}
+		if err != nil {
 			break
 		}
 		tried++
-		pool.Go(func() error {
+		pool.Go(func() {
 			if ctx.Err() == nil && v.end() == nil && !v.skips(&e) {
 				v.note(&e, r.content(ctx, &e))
 			}
-			return nil
+			if room.Release(1); atomic.AddInt64(&closed, -1) >= 0 {
+				room.Release(1)
+			}
 		})
 	}
-	_ = pool.Wait() // always nil: failures are in the verdict
+	pool.Wait()
 	if err := v.end(); err != nil {
 		return tried, err
 	}

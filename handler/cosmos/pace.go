@@ -31,9 +31,15 @@ const (
 	farBelow   = 0.93
 	farAbove   = 1.1
 	fastGrowth = 0.25
-	// leastRate is always left, so that work never stands still: a quarter of the
-	// smallest throughput that can be provisioned (400 RU/s).
-	leastRate = 100
+	// leastProvisioned is the smallest throughput that can be provisioned (Cosmos
+	// DB service limits). A quarter of it is always left, so that work never stands
+	// still.
+	leastProvisioned = 400
+	leastRate        = leastProvisioned / 4
+	// firstCost is what a document is taken to cost until that is known, in RU.
+	firstCost = 10
+	// headStart is how much longer than others what is written in bulk waits.
+	headStart = 20 * time.Millisecond
 	// burst is how long unused request units may be saved up.
 	burst = 100 * time.Millisecond
 )
@@ -43,8 +49,8 @@ const (
 // lets a request go when there is room for it. Waiting here costs nothing;
 // being refused costs a round trip, and a place behind all others.
 //
-// What is written in bulk passes in the order in which it came, one after the
-// other; everything else goes before it: a lease must be renewed in time.
+// What is written in bulk passes one after the other, in the order in which it
+// came, and leaves everything else a head start: a lease must be renewed in time.
 type pace struct {
 	turn chan struct{} // held by the caller who waits for room
 
@@ -53,6 +59,7 @@ type pace struct {
 	ceiling float64            // RU/s that were too many
 	left    float64            // RU that may be spent now; negative: spent in advance
 	filled  time.Time          // when left was last filled up
+	grown   time.Time          // when limit last grew by the clock
 	cut     time.Time          // when limit was last cut
 	passed  int                // requests since
 	costs   map[string]float64 // RU of one document, by operation
@@ -69,9 +76,6 @@ type spending struct {
 // for it: give that to done. Its error is the end of ctx, or a Fault of kind
 // Throttled if that moment lies past ctx's deadline.
 func (p *pace) wait(ctx context.Context, op string, n int, bulk bool) (aside float64, err error) {
-	if aside, pause := p.take(op, n); pause == 0 {
-		return aside, nil
-	}
 	if bulk { // one waits for room, the others for their turn: what is learned meanwhile counts for all
 		select {
 		case p.turn <- struct{}{}:
@@ -84,6 +88,9 @@ func (p *pace) wait(ctx context.Context, op string, n int, bulk bool) (aside flo
 		aside, pause := p.take(op, n)
 		if pause == 0 {
 			return aside, nil
+		}
+		if bulk {
+			pause += headStart
 		}
 		if deadline, ok := ctx.Deadline(); ok && !time.Now().Add(pause).Before(deadline) {
 			return 0, &Fault{Op: op, Kind: Throttled, Err: fmt.Errorf("no room before the deadline: %w", context.DeadlineExceeded)}
@@ -103,9 +110,14 @@ func (p *pace) take(op string, n int) (aside float64, pause time.Duration) {
 		return 0, 0
 	}
 	if p.left < 0 {
+		p.grow()
 		return 0, time.Duration(-p.left/p.limit*float64(time.Second)) + time.Millisecond
 	}
-	aside = p.costs[op] * float64(n)
+	each, known := p.costs[op]
+	if !known {
+		each = firstCost
+	}
+	aside = each * float64(n)
 	p.left -= aside
 	return aside, 0
 }
@@ -156,7 +168,7 @@ func (p *pace) slow(now time.Time, tenth int64) {
 	case p.limit == 0:
 		// How much there is has to be found out: until now there was what the
 		// account had saved up, and others may have used some of it.
-		p.ceiling, p.limit = math.Inf(1), had*firstCut
+		p.ceiling, p.limit = math.Inf(1), max(had*firstCut, leastProvisioned)
 		p.began, p.recent = now, [window]spending{}
 	case p.limit > p.ceiling*farAbove || math.IsInf(p.ceiling, 1): // found
 		p.limit = min(p.limit, had/foundCut)
@@ -182,8 +194,7 @@ func (p *pace) had(now time.Time, tenth, tenths int64) float64 {
 	return sum / min(max(now.Sub(p.began).Seconds(), 1), float64(tenths)/10)
 }
 
-// fill adds what time has brought, and lets a rate grow that is far from what is
-// known; p.mu is held.
+// fill adds what time has brought; p.mu is held.
 func (p *pace) fill(now time.Time) {
 	seconds := min(now.Sub(p.filled).Seconds(), 60)
 	p.filled = now
@@ -192,6 +203,13 @@ func (p *pace) fill(now time.Time) {
 		return
 	}
 	p.left = min(p.left+p.limit*seconds, p.limit*burst.Seconds())
+}
+
+// grow lets a rate grow that is far from what is known, while someone waits for
+// it: what was learned holds from one tick to the next. p.mu is held.
+func (p *pace) grow() {
+	seconds := min(p.filled.Sub(p.grown).Seconds(), 1)
+	p.grown = p.filled
 	if p.limit < p.ceiling*farBelow || p.limit > p.ceiling*farAbove {
 		p.limit *= 1 + fastGrowth*seconds
 	}

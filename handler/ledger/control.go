@@ -117,7 +117,8 @@ func (l *Ledger) UpdateHead(ctx context.Context, h *Head, change func(*Head) err
 			return nil
 		}
 		// After a Create, too, it is read: for its ETag.
-		if kind := cosmos.KindOf(err); err != nil && (kind != cosmos.Changed && kind != cosmos.Exists) || try == 9 {
+		kind := cosmos.KindOf(err)
+		if kind != cosmos.None && (kind != cosmos.Changed && kind != cosmos.Exists || try == 9) {
 			return fmt.Errorf("saving the head of %s: %w", h.ContentType, err)
 		}
 		sent = body
@@ -199,7 +200,7 @@ type Lease struct {
 
 // Acquire takes the lease for owner, which must be unique to the process, or
 // returns a [*HeldError]. A lease is not given back: it ends by itself, sooner
-// than the next tick, and until then its owner may take it again.
+// than the default schedule's next tick, and its owner may take it again before.
 func (c *Control) Acquire(ctx context.Context, owner string) (*Lease, error) {
 	lease := &Lease{ledger: c.ledger, owner: owner}
 	var held heldLease

@@ -3,6 +3,8 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -102,7 +104,7 @@ type Entry struct {
 	Open     int       `json:"open,omitempty"` // 1 while Pending, else absent: the one query of an idle tick
 	Due      Stamp     `json:"due"`            // not to be tried before
 	Attempts int       `json:"attempts"`       // tries that failed
-	Late     Stamp     `json:"late,omitzero"`  // the first of these after the end of the content's life
+	Late     Stamp     `json:"late,omitzero"`  // when the service first failed to give it after the end of its life
 	Reason   string    `json:"reason,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
 	Broken   *Broken   `json:"broken,omitempty"`
@@ -186,9 +188,6 @@ func (e *Entry) Fail(reason string, now time.Time) {
 	wait := min(time.Minute<<min(e.Attempts, 6), LongestWait)
 	e.Attempts++
 	e.Reason = reason
-	if e.Late.IsZero() && now.After(e.LifeEnds()) {
-		e.Late = At(now)
-	}
 	due := now.Add(wait)
 	if end := e.LifeEnds(); due.After(end) && now.Before(end) {
 		due = end
@@ -242,6 +241,15 @@ func (l *Ledger) Record(ctx context.Context, entries []Entry) (created []Entry, 
 	return created, nil
 }
 
+// Digest is an entry's id as bytes, for maps of many.
+type Digest [sha256.Size]byte
+
+// DigestOf returns the Digest of an entry's id.
+func DigestOf(id string) (d Digest) {
+	_, _ = hex.Decode(d[:], []byte(id[:min(len(id), 2*len(d))])) // an id that is none of ours is none that is looked for
+	return d
+}
+
 // Known is what a listing needs to know of an entry that is there.
 type Known struct {
 	PK        string
@@ -255,25 +263,29 @@ const knownRows = 10_000
 
 // Known returns the entries of a content type whose contentCreated lies in
 // [from, to), by id. It is one query, whatever days that touches.
-func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Time) (map[string]Known, error) {
+func (l *Ledger) Known(ctx context.Context, contentType string, from, to time.Time) (map[Digest]Known, error) {
 	params := []cosmos.Param{{Name: "@from", Value: At(from).String()}, {Name: "@to", Value: At(to).String()}}
-	var names []string
+	var days []string  // parameters
 	var key cosmos.Key // of the one partition; of several: none
 	for day := from.UTC().Truncate(24 * time.Hour); day.Before(to); day = day.Add(24 * time.Hour) {
-		name := fmt.Sprintf("@p%d", len(names))
-		names, params = append(names, name), append(params, cosmos.Param{Name: name, Value: partition(contentType, day)})
-		if key = ""; len(names) == 1 {
+		name := fmt.Sprintf("@p%d", len(days))
+		days, params = append(days, name), append(params, cosmos.Param{Name: name, Value: partition(contentType, day)})
+		if key = ""; len(days) == 1 {
 			key = cosmos.KeyString(partition(contentType, day))
 		}
 	}
-	known := map[string]Known{}
-	sql := "SELECT c.id, c.pk, c.found, c.state FROM c WHERE c.pk IN (" + strings.Join(names, ", ") + ") AND c.created >= @from AND c.created < @to"
+	known := map[Digest]Known{}
+	names := map[string]string{} // of partitions: one text for all entries
+	sql := "SELECT c.id, c.pk, c.found, c.state FROM c WHERE c.pk IN (" + strings.Join(days, ", ") + ") AND c.created >= @from AND c.created < @to"
 	err := l.container.Query(ctx, key, sql, params, knownRows, func(row json.RawMessage) error {
 		var e struct{ ID, PK, Found, State string }
 		if err := json.Unmarshal(row, &e); err != nil {
 			return fmt.Errorf("reading an entry: %w", err)
 		}
-		known[e.ID] = Known{PK: e.PK, Confirmed: e.Found == ByListing, Lost: e.State == Lost}
+		if _, ok := names[e.PK]; !ok {
+			names[e.PK] = e.PK
+		}
+		known[DigestOf(e.ID)] = Known{PK: names[e.PK], Confirmed: e.Found == ByListing, Lost: e.State == Lost}
 		return nil
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -33,6 +34,9 @@ type settling struct {
 	done    chan struct{} // closed when errs is there
 	errs    []error
 }
+
+// errNotSaved is what those hear whose batch ended in a fault of this program.
+var errNotSaved = errors.New("saving entries was cut short")
 
 // Settler returns a Settler.
 func (l *Ledger) Settler() *Settler {
@@ -80,8 +84,11 @@ func (s *Settler) Save(ctx context.Context, e *Entry) error {
 			s.close(e.PK, g)
 		}
 		s.mu.Unlock()
-		s.send(ctx, g)
-		close(g.done)
+		func() {
+			defer close(g.done) // whatever happens, nobody waits for ever
+			g.errs = slices.Repeat([]error{errNotSaved}, len(g.entries))
+			s.send(ctx, g)
+		}()
 	}
 	<-g.done
 	return g.errs[n]
@@ -96,11 +103,11 @@ func (s *Settler) close(pk string, g *settling) {
 // send saves the entries of g. Where one of them keeps the batch from going
 // through, each is saved alone.
 func (s *Settler) send(ctx context.Context, g *settling) {
-	g.errs = make([]error, len(g.entries))
 	if len(g.ops) > 1 {
 		statuses, committed, err := s.ledger.container.Batch(ctx, cosmos.KeyString(g.entries[0].PK), g.ops)
 		switch kind := cosmos.KindOf(err); {
 		case err == nil && committed && !slices.ContainsFunc(statuses, func(status int) bool { return status/100 != 2 }):
+			clear(g.errs)
 			return
 		case err != nil && kind != cosmos.Refused && kind != cosmos.TooLarge:
 			for i := range g.errs {

@@ -157,6 +157,13 @@ func TestRuns(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(app, "host.json"), host, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Run("crowd", func(t *testing.T) {
+		t.Parallel()
+		b := &bench{root: app, handler: filepath.Join(app, "handler", "handler"), out: t.TempDir(), reps: 1, share: 1}
+		if _, err := b.crowd(t.Context(), 24); err != nil {
+			t.Error(err)
+		}
+	})
 	for name, rows := range map[string]int{"bound": 5, "requests": 2, "idle": 2, "start": 1, "webhook": 3, "ledger": 6} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -309,7 +309,7 @@ var points = []point{
 			}
 		}
 		known, err := o.ledger.Known(ctx, "Audit.General", now.Add(-2*time.Hour), now)
-		if err != nil || len(known) != 2 || !known[listed.ID].Confirmed || known[notified.ID].Confirmed {
+		if err != nil || len(known) != 2 || !known[ledger.DigestOf(listed.ID)].Confirmed || known[ledger.DigestOf(notified.ID)].Confirmed {
 			t.Errorf("known %v, error %v", known, err)
 		}
 		if err := o.ledger.Listed(ctx, notified.PK, []ledger.Entry{notified}, now); err != nil {

@@ -95,13 +95,13 @@ func TestEntriesAcrossDays(t *testing.T) {
 		if err != nil || len(known) != 129+40 {
 			t.Fatalf("Known = %d %v, want 129 of the first and 40 of the later ones", len(known), err)
 		}
-		if k := known[first[1].ID]; !k.Confirmed || k.Lost || k.PK != first[1].PK {
+		if k := known[ledger.DigestOf(first[1].ID)]; !k.Confirmed || k.Lost || k.PK != first[1].PK {
 			t.Errorf("known by listing = %+v", k)
 		}
-		if k := known[late[0].ID]; k.Confirmed || k.PK != late[0].PK {
+		if k := known[ledger.DigestOf(late[0].ID)]; k.Confirmed || k.PK != late[0].PK {
 			t.Errorf("known by webhook = %+v", k)
 		}
-		if _, ok := known[first[0].ID]; ok {
+		if _, ok := known[ledger.DigestOf(first[0].ID)]; ok {
 			t.Error("Known begins before from")
 		}
 

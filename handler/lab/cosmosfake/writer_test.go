@@ -1,6 +1,7 @@
 package cosmosfake_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -144,4 +145,47 @@ func TestFirstGivenIsFirstWritten(t *testing.T) {
 			t.Errorf("the archive holds %d documents: %s", len(docs), docs[0].Body)
 		}
 	})
+}
+
+// Something before Cosmos DB that refuses every write costs a few requests, and
+// one that refuses a single record costs its neighbours nothing.
+func TestStrangersAtTheDoor(t *testing.T) {
+	page := cosmosfake.Fault{Status: 403, Body: "<html>no</html>"}
+	tests := []struct {
+		name     string
+		refuses  func(cosmosfake.Call) bool
+		stored   int
+		requests int
+	}{
+		{"everything", func(cosmosfake.Call) bool { return true }, 0, 100},
+		{"one record", func(c cosmosfake.Call) bool { return bytes.Contains(c.Body, []byte("odd")) }, 99, 100},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			archiveBubble(t, func(t *testing.T, a account, arc *archive.Archive) {
+				a.f.Set(func(s *cosmosfake.Switches) {
+					s.Hook = func(c cosmosfake.Call) *cosmosfake.Fault {
+						if c.Container == "Audits" && (c.Kind == cosmosfake.Batch || c.Kind == cosmosfake.Create) && tt.refuses(c) {
+							return &page
+						}
+						return nil
+					}
+				})
+				var list []string
+				for i := range 100 {
+					more := ""
+					if i == 41 {
+						more = `,"x":"odd"`
+					}
+					list = append(list, audit(i, "user000@harbor.example", more))
+				}
+				began := time.Now()
+				got := tally(store(t, t.Context(), arc, "c1", list...))
+				equal(t, "outcomes", got[archive.Stored], tt.stored)
+				if n := a.f.Count(cosmosfake.Batch, "Audits") + a.f.Count(cosmosfake.Create, "Audits"); n > tt.requests || time.Since(began) > time.Minute {
+					t.Errorf("%d requests in %v", n, time.Since(began))
+				}
+			})
+		})
+	}
 }

@@ -47,7 +47,7 @@ func alone(t *testing.T, row string) bool {
 	child := exec.CommandContext(t.Context(), binary, "-test.run=^TestLoss$/^"+row+"$", "-test.v")
 	// On one processor what else this machine does cannot come between the
 	// collection of garbage and the making of it.
-	child.Env = append(os.Environ(), mark+"="+row, "GOMAXPROCS=1")
+	child.Env = append(os.Environ(), mark+"="+row, "GOMAXPROCS=1", "GOMEMLIMIT=80MiB") // the handler sets that limit itself
 	out, err := child.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestLoss/"+row)) {
 		t.Errorf("alone in a process: %v\n%s", err, out[:min(len(out), 4000)])

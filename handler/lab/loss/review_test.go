@@ -150,6 +150,35 @@ var reviewRows = []row{
 		},
 	},
 	{
+		name: "X-store-late", what: "a day of failing to store counts as a day of failing to fetch, and content that the service still has is called lost",
+		test: func(t *testing.T, s *system) {
+			for i := range 10 {
+				s.tenant.Add(tenant.Content{Type: general, Created: time.Now().Add(-time.Hour), Ends: time.Now().Add(30 * day), Records: slices.Values(recs(i*10, 3))})
+			}
+			s.account.Inject(cosmosfake.Rule{
+				Container: "Audits", Times: cosmosfake.Always, Kinds: []cosmosfake.Kind{cosmosfake.Batch, cosmosfake.Create},
+				Fault: cosmosfake.Fault{Status: http.StatusServiceUnavailable},
+			})
+			p := s.process()
+			p.ticks(2)
+			s.later(8*day + time.Hour)
+			for range 7 {
+				_ = p.tick() // stores nothing
+				s.later(4 * time.Hour)
+			}
+			s.account.Recover()
+			fails := s.tenant.Inject(tenant.Rule{Op: tenant.OpAudit, Status: http.StatusServiceUnavailable})
+			_ = p.tick()
+			fails.Remove()
+			if _, states := s.counts(); states[ledger.Pending] != 10 {
+				t.Errorf("the entries are %v, want all open", states)
+			}
+			s.later(2 * time.Hour)
+			s.process().ticks(2)
+			s.reconciled(nil)
+		},
+	},
+	{
 		name: "X-unrefused", what: "content that was never asked for, or that the service served all the time, is called lost at the first failure after its life",
 		test: func(t *testing.T, s *system) {
 			for i := range 10 {

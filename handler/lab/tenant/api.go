@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -301,19 +302,20 @@ func (t *Tenant) auditingOff(c *call, contentType string) *fail {
 	return &fail{400, code, message[1:] + stack.String()}
 }
 
-// bucket is a token bucket that holds one minute's worth of calls.
+// bucket is a token bucket.
 type bucket struct {
 	used float64 // calls not yet paid back
 	last time.Time
 }
 
-// take reports whether one more call fits into a budget of so many a minute.
-func (b *bucket) take(now time.Time, budget int) bool {
+// take reports whether one more call fits into a budget of so many a minute, of
+// which burst may be saved up.
+func (b *bucket) take(now time.Time, budget, burst int) bool {
 	if passed := now.Sub(b.last); passed > 0 {
 		b.used = max(0, b.used-passed.Minutes()*float64(budget))
 		b.last = now
 	}
-	if b.used+1 > float64(budget) {
+	if b.used+1 > float64(burst) {
 		return false
 	}
 	b.used++
@@ -330,7 +332,7 @@ func (t *Tenant) throttle(a *answer, c *call, op Op) *fail {
 	if publisher == "" {
 		quota, publisher = &t.pool, "00000000-0000-0000-0000-000000000000"
 	}
-	if budget < 0 || quota.take(c.now, budget) {
+	if budget < 0 || quota.take(c.now, budget, cmp.Or(t.knobs.Burst, budget)) {
 		return nil
 	}
 	if t.knobs.RetryAfter > 0 {

@@ -50,6 +50,7 @@ type Knobs struct {
 	// same size.
 
 	Budget         int           // calls a minute; 0: 2,000 (service documentation); negative: no limit
+	Burst          int           // calls that may be saved up; 0: a minute's worth
 	ThrottleStatus int           // status that goes with AF429; 0: 403
 	RetryAfter     time.Duration // Retry-After of throttled answers, whole seconds; 0: no such header
 	SingleQuotes   bool          // throttled bodies are written with single quotes

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"activityarchive/handler/activity"
@@ -637,31 +633,10 @@ func itemsOf(body []byte) (list []listed) {
 	return list
 }
 
-// observed starts the product with net/http's own transport between it and the
-// API, and lets saw look at each answer that comes out of it.
+// observed starts the product online and lets saw look at each answer of the API.
 func (s *system) observed(saw func(*http.Request, *http.Response, []byte)) *process {
 	s.t.Helper()
-	p := s.process()
-	line := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	server := &http.Server{Handler: s.tenant.Handler()}
-	go func() { _ = server.Serve(line) }() // until Close
-	transport := &http.Transport{DialTLSContext: line.dial, MaxIdleConnsPerHost: 32}
-	s.t.Cleanup(func() {
-		transport.CloseIdleConnections()
-		_ = server.Close()
-	})
-	api := mortal{p, observer{transport, saw}}
-	client, err := activity.New(activity.Config{
-		Root: &url.URL{Scheme: "https", Host: "manage.office.com"}, Audience: tenant.DefaultAudience,
-		TenantID: tenant.DefaultID, PublisherIdentifier: tenant.DefaultID,
-		Credential:        func() (azcore.TokenCredential, error) { return credential{&http.Client{Transport: api}}, nil },
-		RequestsPerMinute: s.opts.quota, Transport: api, Logger: slog.New(slog.NewJSONHandler(s.log, nil)),
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	p.timer.API, p.timer.Collector.API = client, client
-	return p
+	return s.onlineThrough(func(next http.RoundTripper) http.RoundTripper { return observer{next, saw} })
 }
 
 // observer is a transport that shows what is answered.

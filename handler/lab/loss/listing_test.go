@@ -234,6 +234,12 @@ var listingRows = []row{
 // names of headers then pass net/http's own parser, as they do in the field.
 func (s *system) online() *process {
 	s.t.Helper()
+	return s.onlineThrough(func(next http.RoundTripper) http.RoundTripper { return next })
+}
+
+// onlineThrough is online with something around the transport.
+func (s *system) onlineThrough(around func(http.RoundTripper) http.RoundTripper) *process {
+	s.t.Helper()
 	p := s.process()
 	line := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	server := &http.Server{Handler: s.tenant.Handler()}
@@ -243,7 +249,7 @@ func (s *system) online() *process {
 		transport.CloseIdleConnections()
 		_ = server.Close()
 	})
-	api := mortal{p, transport}
+	api := mortal{p, around(transport)}
 	client, err := activity.New(activity.Config{
 		Root: &url.URL{Scheme: "https", Host: "manage.office.com"}, Audience: tenant.DefaultAudience,
 		TenantID: tenant.DefaultID, PublisherIdentifier: tenant.DefaultID,

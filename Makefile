@@ -10,7 +10,7 @@ BINARY = handler/handler
 # version comes from git, where there is a git that answers.
 VCS = $$(git rev-parse HEAD >/dev/null 2>&1 || echo -buildvcs=false)
 
-.PHONY: help build run lab start test bench clean
+.PHONY: help build run lab start test fuzz bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -32,6 +32,9 @@ start: ## run in the real Functions host, with your local.settings.json
 
 test: ## format, vet, lint, and every test of every module, end to end too
 	@sh .ci/test
+
+fuzz: ## fuzz every decoder of foreign bytes in turn (FUZZTIME=30s: for each; FUZZ=name: that one)
+	@sh .ci/fuzz
 
 bench: build ## measure the handler beside plain programs, about twelve minutes (CASE=name: one row)
 	cd handler/lab && $(GO) run ./bench --app=../.. --out=bench/out $${CASE:+--case="$$CASE"}

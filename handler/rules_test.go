@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -43,7 +44,7 @@ var imports = map[string][]string{
 // commits there.
 var topLevel = []string{
 	"handler", "webhook", "timer", "host.json", "local.settings.json.example", "go.mod", "go.sum", "Makefile", "README.md",
-	".ci", ".gitignore", ".funcignore", "LICENSE", "CHANGELOG.md",
+	".ci", ".gitignore", ".funcignore", "LICENSE", "CHANGELOG.md", "SECURITY.md", "infra",
 	".git", "local.settings.json",
 }
 
@@ -187,7 +188,7 @@ func TestTopLevel(t *testing.T) {
 	}
 	for _, e := range entries {
 		if !slices.Contains(topLevel, e.Name()) {
-			t.Errorf("%s lies at the top of the repository: the Functions host takes each folder there for a function, so it holds the two functions, the handler and what builds them, no more", e.Name())
+			t.Errorf("%s lies at the top of the repository: the Functions host takes each folder there for a function, so it holds the two functions, the handler and what builds and deploys them, no more", e.Name())
 		}
 	}
 }
@@ -208,5 +209,76 @@ func TestPackageHoldsOnlyWhatTheHostReads(t *testing.T) {
 	want := []string{"*", "!host.json", "!handler/handler", "!webhook/function.json", "!timer/function.json"}
 	if !slices.Equal(lines, want) {
 		t.Errorf(".funcignore says %q, want %q", lines, want)
+	}
+}
+
+// The roles let the collector do what it does and nothing else: even with its
+// identity stolen, no record that is in the archive can be altered or deleted.
+func TestRoles(t *testing.T) {
+	const account = "Microsoft.DocumentDB/databaseAccounts/"
+	const container = account + "sqlDatabases/containers/"
+	read := []string{account + "readMetadata", container + "executeQuery", container + "items/create", container + "items/read", container + "readChangeFeed"}
+	want := map[string]struct {
+		scope   string
+		actions []string // sorted
+	}{
+		"metadata": {"/", []string{account + "readMetadata"}},
+		"records":  {"/dbs/Audit/colls/Audits", read},
+		"ledger":   {"/dbs/Audit/colls/ArchiveState", slices.Insert(slices.Clone(read), 4, container+"items/replace")},
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../infra/cosmos-role-*.json")
+	if err != nil || len(files) != len(want) {
+		t.Fatalf("%q, %v: want %d role definitions", files, err, len(want))
+	}
+	for name, w := range want {
+		text, err := os.ReadFile("../infra/cosmos-role-" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var role struct {
+			ID, Type         string
+			AssignableScopes []string
+			Permissions      []map[string][]string
+		}
+		if err := json.Unmarshal(text, &role); err != nil || role.Type != "CustomRole" || len(role.Permissions) != 1 || len(role.Permissions[0]) != 1 {
+			t.Errorf("%s: %+v, %v", name, role, err)
+			continue
+		}
+		if got := slices.Sorted(slices.Values(role.Permissions[0]["DataActions"])); !slices.Equal(got, w.actions) || !slices.Equal(role.AssignableScopes, []string{w.scope}) {
+			t.Errorf("role %s allows %q on %q, want %q on %q", name, got, role.AssignableScopes, w.actions, w.scope)
+		}
+		if line := "\n" + name + " " + role.ID + " " + w.scope + "\n"; !strings.Contains(string(readme), line) {
+			t.Errorf("README assigns no role by the line %q", strings.TrimSpace(line))
+		}
+	}
+}
+
+// What the roles do not allow, no code asks for.
+func TestArchiveOnlyCreates(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || inLab(s.dir) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			selector, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			switch name := selector.Sel.Name; name {
+			case "UpsertItem", "DeleteItem", "PatchItem", "Delete":
+				if s.dir == "handler/cosmos" {
+					t.Errorf("%s: %s: nothing in Cosmos DB is overwritten unseen, patched or deleted", s.at(n), name)
+				}
+			case "Replace", "ReplaceItem":
+				if s.dir == "handler/archive" {
+					t.Errorf("%s: %s: a record is only ever created", s.at(n), name)
+				}
+			}
+			return true
+		})
 	}
 }

@@ -60,7 +60,7 @@ type state struct {
 
 func (s *state) Do(r *http.Request) (*http.Response, error) {
 	answer := func(status int, body string) *http.Response {
-		return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}
+		return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}, "X-Ms-Request-Charge": {"1"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}
 	}
 	switch {
 	case r.URL.Path == "" || r.URL.Path == "/":

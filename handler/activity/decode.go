@@ -95,10 +95,11 @@ func (t *text) UnmarshalJSON(b []byte) error {
 }
 
 // parseTime reads the service's times: UTC, with or without zone and fraction.
-// Years before 2000 are how .NET prints "no time", and count as none.
+// Years before 2000 and the last of .NET's calendar are how that prints "no
+// time", and count as none; later ones have no four digits in some zone.
 func parseTime(s string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
-		if t, err := time.Parse(layout, s); err == nil && t.Year() >= 2000 {
+		if t, err := time.Parse(layout, s); err == nil && t.UTC().Year() >= 2000 && t.UTC().Year() < 9999 {
 			return t.UTC(), true
 		}
 	}

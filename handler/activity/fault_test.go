@@ -1,6 +1,8 @@
 package activity
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -145,13 +147,14 @@ func TestClean(t *testing.T) {
 }
 
 func FuzzErrorBody(f *testing.F) {
-	f.Add(400, []byte(envelope("AF20022")))
-	f.Add(401, []byte(`{"Message":"Authorization has been denied for this request."}`))
-	f.Add(403, []byte(`{'error':{'code':'AF429'}}`))
-	f.Add(500, []byte("<html>\x00"))
-	f.Add(400, []byte(`{"error":{"code":{"x":1},"message":["s3cret"]}}`))
-	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		fault := newFault(request{op: "test", content: true}, &http.Response{StatusCode: status}, body, time.Now(), "s3cret")
+	f.Add(400, []byte(envelope("AF20022")), "", "")
+	f.Add(401, []byte(`{"Message":"Authorization has been denied for this request."}`), "Tue, 10 Mar 2026 12:00:00 GMT", "0f6a9d0e-5d6b-4f52-a2f1-7b9b6f1c0001")
+	f.Add(403, []byte(`{'error':{'code':'AF429'}}`), "4294967295", "s3cret")
+	f.Add(500, []byte("<html>\x00"), "-1", "\x1b[31m")
+	f.Add(400, []byte(`{"error":{"code":{"x":1},"message":["s3cret"]}}`), "1e9", "")
+	f.Fuzz(func(t *testing.T, status int, body []byte, wait, correlation string) {
+		header := http.Header{"Retry-After": {wait}, "Mise-Correlation-Id": {correlation}}
+		fault := newFault(request{op: "test", content: true}, &http.Response{StatusCode: status, Header: header}, body, time.Now(), "s3cret")
 		text := fault.Error()
 		if len(text) > 4*maxMessage+500 || strings.ContainsFunc(text, unicode.IsControl) || strings.Contains(text, "s3cret") {
 			t.Errorf("unfit text %q", text)
@@ -159,5 +162,27 @@ func FuzzErrorBody(f *testing.F) {
 		if fault.Code != "" && !serviceCode.MatchString(fault.Code) {
 			t.Errorf("code %q", fault.Code)
 		}
+		if fault.RetryAfter < 0 || fault.RetryAfter > maxRetryAfter {
+			t.Errorf("wait %v for %q", fault.RetryAfter, wait)
+		}
+		_ = fault.Kind.String() // every Kind has a name
+	})
+}
+
+// A token of any content is read or refused; what is said of it stays fit for a
+// log.
+func FuzzClaims(f *testing.F) {
+	f.Add([]byte(`{"aud":["a","b"],"tid":"t","appid":"x","roles":["ActivityFeed.Read"]}`))
+	f.Add([]byte(`{"aud":7,"roles":{"a":1},"azp":null}`))
+	f.Add([]byte("{\"aud\":\"\x1b[31m\u202e\",\"roles\":[null]}"))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		c, err := readClaims("e30." + base64.RawURLEncoding.EncodeToString(payload) + ".c2ln")
+		if (err == nil) && !json.Valid(payload) {
+			t.Errorf("%q passed as %+v", payload, c)
+		}
+		if text := c.String(); len([]rune(text)) > maxMessage+1 || strings.ContainsFunc(text, unicode.IsControl) {
+			t.Errorf("unfit text %q", text)
+		}
+		_, _ = readClaims(string(payload))
 	})
 }

@@ -188,3 +188,32 @@ func checkSent(t *testing.T, c *Client, uri, under string) *url.URL {
 	}
 	return u
 }
+
+// Whatever a page names as the next one, the token goes nowhere but to the
+// listing of this tenant.
+func FuzzNextPage(f *testing.F) {
+	f.Add("NextPageUri", testFeed+"subscriptions/content?contentType=Audit.General&nextPage=2")
+	f.Add("NextPageUrl", testFeed+"subscriptions/content?nextPage=2&PublisherIdentifier=x")
+	f.Add("NextPageUri", "//evil.example/api/v1.0/"+testTenant+"/activity/feed/subscriptions/content")
+	f.Add("Location", "https://evil.example/")
+	f.Fuzz(func(t *testing.T, header, next string) {
+		pages := 0
+		var c *Client
+		c = newTestClient(t, service(func(r *http.Request) (*http.Response, error) {
+			checkSent(t, c, r.URL.String(), "subscriptions/content")
+			if got := r.URL.Query()[publisherIdentifier]; len(got) != 1 || got[0] != testPublisher {
+				t.Errorf("%s %q: the publisher is %q", header, next, got)
+			}
+			resp := answer(http.StatusOK, "[]")
+			if pages++; pages == 1 {
+				resp.Header.Set(header, next)
+			}
+			return resp, nil
+		}))
+		err := c.List(t.Context(), general, windowFrom, windowTo, func([]Content) error { return nil })
+		named := next != "" && (strings.EqualFold(header, "NextPageUri") || strings.EqualFold(header, "NextPageUrl"))
+		if named && err == nil && pages != 2 || !named && (err != nil || pages != 1) {
+			t.Errorf("%s %q: %d pages, then %v", header, next, pages, err)
+		}
+	})
+}

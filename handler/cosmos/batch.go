@@ -183,7 +183,7 @@ func (c *Container) Batch(ctx context.Context, key Key, ops []Op) (statuses []in
 		batch := container.NewTransactionalBatch(placeholder)
 		batch.CreateItem([]byte("{}"), nil) // it wants one; ownBatch sends ours
 		resp, err := container.ExecuteTransactionalBatch(ctx, batch, nil)
-		if err != nil {
+		if err = fromAccount(resp.RawResponse, err); err != nil {
 			return err
 		}
 		statuses, committed = x.statuses, resp.Success

@@ -1,13 +1,16 @@
 package cosmos
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
 )
 
@@ -48,8 +51,8 @@ func (c *Container) Paths(ctx context.Context) (paths []string, err error) {
 // kind Exists. doc is sent as it is.
 func (c *Container) Create(ctx context.Context, key Key, doc []byte) error {
 	return missing(c.do(ctx, "create document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
-		_, err := container.CreateItem(ctx, placeholder, doc, nil)
-		return err
+		resp, err := container.CreateItem(ctx, placeholder, doc, nil)
+		return fromAccount(resp.RawResponse, err)
 	}))
 }
 
@@ -57,14 +60,16 @@ func (c *Container) Create(ctx context.Context, key Key, doc []byte) error {
 // returns a Fault of kind Changed. It returns the new ETag.
 //
 // Changed can also mean that an earlier try did it and its answer was lost.
-func (c *Container) Replace(ctx context.Context, key Key, id string, doc []byte, etag string) (string, error) {
+func (c *Container) Replace(ctx context.Context, key Key, id string, doc []byte, etag string) (next string, err error) {
 	match := azcore.ETag(etag)
-	err := c.do(ctx, "replace document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
+	err = c.do(ctx, "replace document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		resp, err := container.ReplaceItem(ctx, placeholder, id, doc, &azcosmos.ItemOptions{IfMatchEtag: &match})
-		etag = string(resp.ETag)
+		if err = fromAccount(resp.RawResponse, err); err == nil {
+			next = string(resp.ETag)
+		}
 		return err
 	})
-	return etag, err
+	return next, err
 }
 
 // Read returns the document with that id, which must be one of ours: letters,
@@ -74,7 +79,7 @@ func (c *Container) Read(ctx context.Context, key Key, id string) ([]byte, error
 	err := c.do(ctx, "read document", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) error {
 		resp, err := container.ReadItem(ctx, placeholder, id, nil)
 		doc = resp.Value
-		return err
+		return fromAccount(resp.RawResponse, err)
 	})
 	return doc, err
 }
@@ -97,9 +102,11 @@ func (c *Container) Query(ctx context.Context, key Key, sql string, params []Par
 		err := c.do(ctx, "query documents", key, 1, func(ctx context.Context, container *azcosmos.ContainerClient) (err error) {
 			// A pager is of no use after an error, so each page has its own.
 			page, err = container.NewQueryItemsPager(sql, partition, &options).NextPage(ctx)
-			if err == nil && !ours(page.RawResponse) {
-				// A proxy's page must not pass for "there is nothing".
-				err = &errAgain{status: page.RawResponse.StatusCode, reason: "the answer is not from Cosmos DB itself; look for a proxy, and check COSMOS_ENDPOINT"}
+			if err = fromAccount(page.RawResponse, err); err == nil && len(page.Items) == 0 {
+				// Nor is an answer without a list an empty one.
+				if body, _ := runtime.Payload(page.RawResponse); !bytes.Contains(body, []byte(`"Documents"`)) {
+					err = &errAgain{status: page.RawResponse.StatusCode, reason: "the answer to a query holds no list of documents"}
+				}
 			}
 			return err
 		})
@@ -116,6 +123,16 @@ func (c *Container) Query(ctx context.Context, key Key, sql string, params []Par
 		}
 		options.ContinuationToken = page.ContinuationToken
 	}
+}
+
+// fromAccount returns err, or for a success that is not the account's an error
+// that asks for another try: a proxy's page must not pass for "it is stored", nor
+// for "there is nothing".
+func fromAccount(resp *http.Response, err error) error {
+	if err != nil || ours(resp) {
+		return err
+	}
+	return &errAgain{status: resp.StatusCode, reason: "the answer is not from Cosmos DB itself; look for a proxy, and check COSMOS_ENDPOINT"}
 }
 
 func (c *Container) do(ctx context.Context, op string, key Key, n int, call func(context.Context, *azcosmos.ContainerClient) error) error {

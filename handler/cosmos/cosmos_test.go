@@ -103,6 +103,7 @@ func TestRetry(t *testing.T) {
 		{"exists", func() (*http.Response, error) { return reply(409, `{"message":"Conflict"}`), nil }, cosmos.Exists, false},
 		{"changed", func() (*http.Response, error) { return reply(412, `{}`), nil }, cosmos.Changed, false},
 		{"bad request", func() (*http.Response, error) { return reply(400, `{}`), nil }, cosmos.Refused, false},
+		{"created, says a proxy", func() (*http.Response, error) { return foreign(200), nil }, cosmos.None, true},
 		{"bad request of a proxy", func() (*http.Response, error) { return foreign(400), nil }, cosmos.None, true},
 		{"not found of a proxy", func() (*http.Response, error) { return foreign(404), nil }, cosmos.None, true},
 		{"too large of a proxy", func() (*http.Response, error) { return foreign(413), nil }, cosmos.None, true},
@@ -142,6 +143,46 @@ func TestRetry(t *testing.T) {
 				}
 				if len(a.calls) != want {
 					t.Errorf("%d requests, want %d", len(a.calls), want)
+				}
+			})
+		})
+	}
+}
+
+// Whatever a proxy says in place of the account, nothing is done, read or absent
+// before the account itself has said so.
+func TestSuccessOfAProxy(t *testing.T) {
+	const body = `[{"statusCode":201}]`
+	key := cosmos.KeyString("p")
+	calls := map[string]func(context.Context, *cosmos.Container) error{
+		"create": func(ctx context.Context, c *cosmos.Container) error { return c.Create(ctx, key, []byte(`{}`)) },
+		"replace": func(ctx context.Context, c *cosmos.Container) error {
+			etag, err := c.Replace(ctx, key, "1", []byte(`{}`), "before")
+			if err == nil && etag != "after" {
+				err = fmt.Errorf("ETag %q, want that of the account", etag)
+			}
+			return err
+		},
+		"read": func(ctx context.Context, c *cosmos.Container) error { _, err := c.Read(ctx, key, "1"); return err },
+		"batch": func(ctx context.Context, c *cosmos.Container) error {
+			_, _, err := c.Batch(ctx, key, []cosmos.Op{cosmos.Create([]byte(`{}`))})
+			return err
+		},
+	}
+	for name, call := range calls {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &account{answer: func(n int, _ *http.Request) (*http.Response, error) {
+					if n == 1 {
+						resp := reply(200, body, "ETag", "of the proxy")
+						resp.Header.Del("X-Ms-Request-Charge")
+						return resp, nil
+					}
+					return reply(200, body, "ETag", "after"), nil
+				}}
+				_, c := open(t, a)
+				if err := call(t.Context(), c); err != nil || len(a.calls) != 2 {
+					t.Errorf("%d requests, then %v; want 2 and success", len(a.calls), err)
 				}
 			})
 		})
@@ -396,6 +437,87 @@ func FuzzBatch(f *testing.F) {
 		want := []operation{{OperationType: "Create", ResourceBody: raw}, {"Replace", etag, id, raw}}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// An answer to a batch of two counts only if it holds a final status for each.
+func FuzzBatchAnswer(f *testing.F) {
+	f.Add(200, `[{"statusCode":201,"eTag":"x"},{"statusCode":201}]`, true)
+	f.Add(207, `[{"statusCode":424},{"statusCode":409}]`, true)
+	f.Add(207, `[{"statusCode":424},{"statusCode":449}]`, true)
+	f.Add(200, `[{"statusCode":201}]`, true)
+	f.Add(200, `[{"statusCode":"201"},null]`, true)
+	f.Add(200, `[{"statusCode":201},{"statusCode":201}]`, false)
+	f.Add(200, `<html>`, false)
+	f.Add(304, `null`, true)
+	f.Fuzz(func(t *testing.T, status int, body string, own bool) {
+		a := &account{answer: func(int, *http.Request) (*http.Response, error) {
+			resp := reply(status, body)
+			if !own {
+				resp.Header.Del("X-Ms-Request-Charge")
+			}
+			return resp, nil
+		}}
+		_, c := open(t, a)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // less than any wait before another try
+		defer cancel()
+		statuses, committed, err := c.Batch(ctx, cosmos.KeyString("p"), []cosmos.Op{cosmos.Create([]byte(`{}`)), cosmos.Create([]byte(`{}`))})
+		if err != nil {
+			if statuses != nil || committed {
+				t.Errorf("statuses %v beside %v", statuses, err)
+			}
+			return
+		}
+		var results []struct{ StatusCode int }
+		if !own || json.Unmarshal([]byte(body), &results) != nil || len(results) != 2 || len(statuses) != 2 || status/100 != 2 {
+			t.Fatalf("status %d with %q passed as %v", status, body, statuses)
+		}
+		for i, s := range statuses {
+			if s != results[i].StatusCode || s == 0 || s == 429 || s == 449 || s >= 500 && s <= 504 && s != 501 {
+				t.Errorf("%q passed as %v", body, statuses)
+			}
+		}
+	})
+}
+
+// A page of a query gives its documents as they stand, or an error.
+func FuzzQueryPage(f *testing.F) {
+	f.Add(`{"_rid":"x","Documents":[{"a":1},null,[2]],"_count":3}`, true)
+	f.Add(`{"Documents":null}`, true)
+	f.Add(`{"documents":{"a":1}}`, true)
+	f.Add(`{}`, false)
+	f.Add(``, true)
+	f.Fuzz(func(t *testing.T, body string, own bool) {
+		a := &account{answer: func(int, *http.Request) (*http.Response, error) {
+			resp := reply(200, body)
+			if !own {
+				resp.Header.Del("X-Ms-Request-Charge")
+			}
+			return resp, nil
+		}}
+		_, c := open(t, a)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		var rows []json.RawMessage
+		err := c.Query(ctx, cosmos.KeyString("p"), "SELECT * FROM c", nil, 0, func(row json.RawMessage) error {
+			rows = append(rows, row)
+			return nil
+		})
+		if err != nil {
+			if len(rows) != 0 {
+				t.Errorf("%q gives %d documents, then %v", body, len(rows), err)
+			}
+			return
+		}
+		var page struct{ Documents []json.RawMessage }
+		if !own || json.Unmarshal([]byte(body), &page) != nil || len(rows) != len(page.Documents) || len(rows) == 0 && !strings.Contains(body, `"Documents"`) {
+			t.Fatalf("%q (own: %v) passed as %d documents", body, own, len(rows))
+		}
+		for i := range rows {
+			if want, err := json.Marshal(page.Documents[i]); err != nil || !bytes.Equal(rows[i], want) { // the SDK compacts
+				t.Errorf("document %d is %q, want %q", i, rows[i], want)
+			}
 		}
 	})
 }

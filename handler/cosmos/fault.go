@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/data/azcosmos"
@@ -213,10 +214,10 @@ func classify(op string, err error) (*Fault, time.Duration) {
 	if re.RawResponse != nil {
 		header := re.RawResponse.Header
 		own = ours(re.RawResponse)
-		fault.SubStatus = header.Get("x-ms-substatus")
+		fault.SubStatus = clean(header.Get("x-ms-substatus"), 16)
 		fault.Activity = clean(header.Get("x-ms-activity-id"), 64)
 		if ms, err := strconv.ParseInt(header.Get("x-ms-retry-after-ms"), 10, 64); err == nil && ms > 0 {
-			hint = min(time.Duration(ms)*time.Millisecond, longestHint)
+			hint = time.Duration(min(ms, longestHint.Milliseconds())) * time.Millisecond
 		}
 		message = serviceMessage(re.RawResponse)
 	}
@@ -311,7 +312,7 @@ var credentials = regexp.MustCompile(`(?i)\btype(?:=|%3d)\S*|\bsig(?:=|%3d)\S*|\
 func clean(s string, n int) string {
 	s = credentials.ReplaceAllString(s, "[redacted]")
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\ufffd' {
+		if !unicode.IsPrint(r) || r == '\ufffd' {
 			return ' '
 		}
 		return r

@@ -219,3 +219,16 @@ func strict(t *testing.T, name string, to any) {
 		t.Fatalf("%s: %v", name, err)
 	}
 }
+
+// Whatever stands for functionTimeout, a tick has a deadline that makes sense.
+func FuzzTickTimeout(f *testing.F) {
+	for _, v := range []string{"00:10:00", "-1", "9999.23:59:59.9999999", "0:0:1", "00:00:00.0000001", "1e9"} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		got, err := TickTimeout(t.TempDir(), func(string) (string, bool) { return value, true })
+		if got < time.Second/2 || got > 10_000*24*time.Hour || err != nil && got != lessMargin(leastTimeout) {
+			t.Errorf("%q gives %v, %v", value, got, err)
+		}
+	})
+}

@@ -185,7 +185,7 @@ func (e *Entry) LifeEnds() time.Time {
 // that doubles from one minute to one hour and never passes the end of the
 // content's life.
 func (e *Entry) Fail(reason string, now time.Time) {
-	wait := min(time.Minute<<min(e.Attempts, 6), LongestWait)
+	wait := min(time.Minute<<min(max(e.Attempts, 0), 6), LongestWait)
 	e.Attempts++
 	e.Reason = reason
 	due := now.Add(wait)

@@ -122,6 +122,9 @@ func (s *Stamp) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	t, err := time.Parse(`"`+time.RFC3339Nano+`"`, string(b))
+	if err == nil && (t.UTC().Year() < 1 || t.UTC().Year() > 9999) { // String writes four digits
+		err = errors.New("its year has no four digits")
+	}
 	if err != nil {
 		return fmt.Errorf("reading a time of the ledger: %w", err)
 	}

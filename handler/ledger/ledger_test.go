@@ -185,3 +185,70 @@ func TestFillTellsACutFromAnEnd(t *testing.T) {
 		})
 	}
 }
+
+// FuzzDocuments reads any bytes as each document of the ledger. What passes for
+// one can be written and is read again as the same, so that no document can stop
+// the ticks that meet it.
+func FuzzDocuments(f *testing.F) {
+	const contentType = "Audit.General"
+	now := at("2026-03-11T12:00:00Z")
+	e := NewEntry(contentType, "a$b", "https://api.example/x", now, now, ByWebhook, now)
+	e.Progress = &Progress{Elements: 3, Kinds: map[string]int{"21 CRM": 2}}
+	e.IDs.Add("0f6a9d0e-5d6b-4f52-a2f1-7b9b6f1c0001")
+	head := newHead(contentType)
+	head.AddGap(now, now, now)
+	lease := leaseDocument{ID: hash("lease"), PK: control, Kind: "lease", V: 1, Owner: "o", Expires: At(now)}
+	for _, document := range []any{&e, &head, &lease} {
+		b, err := json.Marshal(document)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"kind":"entry","created":"9999-12-31T23:59:59-01:00","ids":{"guids":"AAAA","other":[""]},"attempts":-9}`))
+	f.Add([]byte(`{"kind":"entry","ids":{"guids":"","other":[]},"attempts":9223372036854775807}`))
+	f.Add([]byte(`{"kind":"head","contentType":"Audit.General","gaps":[null],"_etag":null}`))
+	f.Add([]byte(`{"kind":"lease","Kind":"head","expires":"0000-01-01T00:00:00+01:00"}`))
+	f.Fuzz(func(t *testing.T, row []byte) {
+		again := func(document any) []byte {
+			b, err := json.Marshal(document)
+			if err != nil {
+				t.Fatalf("%q was read and cannot be written: %v", row, err)
+			}
+			return b
+		}
+		if e, err := decodeEntry(row); err == nil {
+			if e.IDs.Len() == 0 {
+				e.IDs = IDs{} // whether it was an empty list or none
+			}
+			first := again(&e)
+			same, err := decodeEntry(first)
+			if second := again(&same); err != nil || !bytes.Equal(first, second) {
+				t.Errorf("entry %s is read again as %s, %v", first, second, err)
+			}
+			_ = e.IDs.sorted()
+			e.Fail("reason", now)
+			if wait := e.Due.Sub(now); e.Day() == "" || wait < 0 || wait > LongestWait {
+				t.Errorf("%s is due again after %v", first, wait)
+			}
+		}
+		if h, err := decodeHead(row, contentType); err == nil {
+			first := again(&h)
+			same, err := decodeHead(first, contentType)
+			if second := again(&same); err != nil || !bytes.Equal(first, second) {
+				t.Errorf("head %s is read again as %s, %v", first, second, err)
+			}
+			h.AddGap(now, now, now)
+			if len(h.Gaps) > maxGaps {
+				t.Errorf("%d gaps", len(h.Gaps))
+			}
+		}
+		if held, err := decodeLease(row); err == nil {
+			first := again(&held)
+			same, err := decodeLease(first)
+			if second := again(&same); err != nil || !bytes.Equal(first, second) {
+				t.Errorf("lease %s is read again as %s, %v", first, second, err)
+			}
+		}
+	})
+}

@@ -554,6 +554,7 @@ func FuzzParse(f *testing.F) {
 		synthetic(1),
 		`{"Id":"` + guid + `","UserId":"\ud83d\ude00","n":[9007199254740993,1e999,-0.10e-5],"a":1,"\u0061":2,"x":"\ud800"}`,
 		`{"ttl":5,"a":{"b":1,"b":2,"c":[null,true,false]},"_ts":1}`,
+		`{"PropertyCollection":"[{\"Name\":\"powerplatform.analytics.x\"},7]","JsonPropertiesCollection":"\ud800{","Workload":"CRM"}`,
 		` { "a" : [ ] , "" : "" } `, `{"a":1,}`, "{\"a\":\"\xff\"}", `[1]`, `{"a":"\q"}`, `{"a":01}`, `{`,
 	} {
 		f.Add([]byte(raw))
@@ -572,6 +573,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		checkDocument(t, raw, r)
+		if !record.All.Keep(&r) || record.Dynamics365.Keep(&r) && !record.PowerPlatform.Keep(&r) {
+			t.Error("a wider filter keeps less")
+		}
 		// Through a Scanner it is the same record.
 		s := record.NewScanner(io.MultiReader(strings.NewReader("["), bytes.NewReader(raw), strings.NewReader("]")))
 		e, err := s.Next()

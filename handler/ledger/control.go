@@ -29,6 +29,9 @@ type Head struct {
 	SweepBegan  Stamp `json:"sweepBegan"`  // when the one under way began; null if none is
 	SweptTo     Stamp `json:"sweptTo"`     // how far it has come
 
+	BackfillFrom Stamp `json:"backfillFrom,omitzero"` // what an operator wants listed again, and how far that has come;
+	BackfillTo   Stamp `json:"backfillTo,omitzero"`   // both null if nothing is
+
 	StartCall    Stamp  `json:"startCall"`    // last call of /subscriptions/start, by any instance
 	StartOutcome string `json:"startOutcome"` // "ok", or in words what became of it; empty while unknown
 

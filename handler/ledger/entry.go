@@ -106,6 +106,7 @@ type Entry struct {
 	Attempts int       `json:"attempts"`       // tries that failed
 	Late     Stamp     `json:"late,omitzero"`  // when the service first failed to give it after the end of its life
 	Reason   string    `json:"reason,omitempty"`
+	Again    bool      `json:"again,omitempty"` // it was stored, and is open to be collected once more
 	Progress *Progress `json:"progress,omitempty"`
 	Broken   *Broken   `json:"broken,omitempty"`
 
@@ -198,7 +199,17 @@ func (e *Entry) Fail(reason string, now time.Time) {
 // Close ends the entry's open life.
 func (e *Entry) Close(state, reason string, now time.Time) {
 	e.State, e.Reason, e.Open, e.DoneAt = state, reason, 0, At(now)
-	e.Progress, e.Broken = nil, nil
+	e.Progress, e.Broken, e.Again = nil, nil, false
+}
+
+// GiveUp ends the open life of an entry whose content cannot be had any more. It
+// is lost, unless it was stored once: then that stands.
+func (e *Entry) GiveUp(reason string, now time.Time) {
+	if e.Again {
+		e.Close(Stored, "opened again in vain: "+reason, now)
+		return
+	}
+	e.Close(Lost, reason, now)
 }
 
 // Record creates the entries that are not there yet, and returns those. When the
@@ -306,6 +317,28 @@ func (l *Ledger) Listed(ctx context.Context, pk string, items []Entry, now time.
 		listed[e.ID] = e
 		ids = append(ids, e.ID)
 	}
+	err := l.edit(ctx, pk, ids, "confirm contents", func(e *Entry) bool {
+		item := listed[e.ID]
+		if e.Found == ByListing && e.State != Lost {
+			return false // done by an earlier try
+		}
+		if e.ContentURI != item.ContentURI || e.State == Lost {
+			e.State, e.Open, e.Due, e.Late, e.Reason = Pending, 1, At(now), Stamp{}, "listed again"
+			e.Progress, e.Broken = nil, nil
+		}
+		e.Found, e.ContentURI, e.Expires = ByListing, item.ContentURI, item.Expires
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("confirming contents: %w", err)
+	}
+	return nil
+}
+
+// edit lets change alter the entries of one partition that have one of ids, and
+// writes back those for which it returns true. It looks again, and calls change
+// again, until change has nothing to alter.
+func (l *Ledger) edit(ctx context.Context, pk string, ids []string, op string, change func(*Entry) bool) error {
 	for chunk := range slices.Chunk(ids, cosmos.MaxBatch) {
 		for try := 0; ; try++ {
 			var ops []cosmos.Op
@@ -314,30 +347,24 @@ func (l *Ledger) Listed(ctx context.Context, pk string, items []Entry, now time.
 				if err != nil {
 					return err
 				}
-				item := listed[e.ID]
-				if e.Found == ByListing && e.State != Lost {
-					return nil // done by an earlier try
+				if !change(&e) {
+					return nil
 				}
-				if e.ContentURI != item.ContentURI || e.State == Lost {
-					e.State, e.Open, e.Due, e.Late, e.Reason = Pending, 1, At(now), Stamp{}, "listed again"
-					e.Progress, e.Broken = nil, nil
-				}
-				e.Found, e.ContentURI, e.Expires = ByListing, item.ContentURI, item.Expires
 				body, err := json.Marshal(&e)
 				ops = append(ops, cosmos.Replace(e.ID, body, e.etag))
 				return err
 			})
 			if err != nil {
-				return fmt.Errorf("confirming contents: %w", err)
+				return err
 			}
 			if len(ops) == 0 {
 				break
 			}
 			if err := l.replace(ctx, pk, ops); err != nil {
-				return fmt.Errorf("confirming contents: %w", err)
+				return err
 			}
-			if try == 5 { // another process works on these entries; the next listing confirms them
-				return &cosmos.Fault{Op: "confirm contents", Kind: cosmos.Changed, Err: errors.New("the entries keep changing")}
+			if try == 5 { // another process works on these entries; the next run changes them
+				return &cosmos.Fault{Op: op, Kind: cosmos.Changed, Err: errors.New("the entries keep changing")}
 			}
 		}
 	}

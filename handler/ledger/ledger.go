@@ -1,6 +1,6 @@
 // Package ledger keeps what the collector must not forget, in the container
 // ArchiveState: an entry for each content, a head for each content type, the
-// collector's lease, and dead letters.
+// collector's lease, dead letters, and what a person has acknowledged.
 //
 // An entry is created before anything is promised: before a notification is
 // acknowledged and before the mark of a listing moves. It stays open until every
@@ -16,6 +16,7 @@
 //	dead   dead|<contentType>|<day>   entry id, element, chunk, bytes so far
 //	head   control                    "head", contentType
 //	lease  control                    "lease"
+//	ack    ack                        "ack", what it is of
 //
 // where day is the UTC day of contentCreated. Failures are [*cosmos.Fault] or
 // the end of the context.

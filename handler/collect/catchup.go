@@ -105,10 +105,14 @@ func (c *Collector) CatchUp(ctx context.Context, head *ledger.Head, t *Tally) er
 	}
 	// Whatever the listing did: one window that fails must not hide what becomes
 	// visible late in all others.
-	if sweepErr := c.sweep(ctx, head, earliest, from, now, t); sweepErr != nil {
-		err = firstOf([]error{err, fmt.Errorf("listing all of %s again: %w", contentType, sweepErr)})
+	errs := []error{err}
+	if err := c.sweep(ctx, head, earliest, from, now, t); err != nil {
+		errs = append(errs, fmt.Errorf("listing all of %s again: %w", contentType, err))
 	}
-	return err
+	if err := c.backfill(ctx, head, earliest, now, t); err != nil {
+		errs = append(errs, fmt.Errorf("listing %s again as asked: %w", contentType, err))
+	}
+	return firstOf(errs)
 }
 
 // sweep lists again everything from earliest to end when the last full listing

@@ -75,7 +75,7 @@ func (c *run) content(ctx context.Context, e *ledger.Entry) error {
 		case over || throttled(err): // out of time or quota, which is no failure of the content
 			e.Due, e.Reason = ledger.At(now), "the run ended before the content did"
 		case c.API.ClockKnown() && hopeless(err, e, now):
-			e.Close(ledger.Lost, err.Error(), now)
+			e.GiveUp(err.Error(), now)
 		default:
 			e.Fail(err.Error(), now)
 			if e.Late.IsZero() && c.API.ClockKnown() && now.After(e.LifeEnds()) && !isOurs(err) {
@@ -171,8 +171,10 @@ func hopeless(err error, e *ledger.Entry, now time.Time) bool {
 // tell logs and counts the outcome that the ledger now holds.
 func (c *run) tell(log *slog.Logger, e *ledger.Entry, r *reading, err error) {
 	t := c.tally
-	switch e.State {
-	case ledger.Stored:
+	switch {
+	case e.State == ledger.Stored && err != nil:
+		log.Warn("content was opened again and cannot be had any more: what was stored before stands", "reason", e.Reason)
+	case e.State == ledger.Stored:
 		log.Info("content stored", "found", e.Found, "stored", e.Stored, "duplicate", e.Duplicate, "filtered", e.Filtered, "deadLettered", e.Dead)
 		t.add(func(s *Sum) {
 			s.Fetched++
@@ -181,7 +183,7 @@ func (c *run) tell(log *slog.Logger, e *ledger.Entry, r *reading, err error) {
 				count(&s.Filter, kind, n)
 			}
 		})
-	case ledger.Lost:
+	case e.State == ledger.Lost:
 		log.Error("content lost: it cannot be had, and its time is over", "contentUri", e.ContentURI, "created", e.Created.String(), "reason", e.Reason)
 		t.add(func(s *Sum) { s.Lost++ })
 	default:

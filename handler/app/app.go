@@ -1,5 +1,6 @@
 // Package app puts the parts together: it makes one of each from the settings
-// and serves them to the Functions host until the host is gone.
+// and serves them to the Functions host until the host is gone, or runs a command
+// for whoever looks after the archive.
 package app
 
 import (
@@ -34,6 +35,11 @@ const (
 	// for the processes that receive notifications, each of which fetches only
 	// what it was told of.
 	collectorShare = 0.98
+
+	// commandShare is the part of a command that a person runs, beside the function:
+	// a week of one content type is some 170 requests, and someone waits for them.
+	// Should both need all they may take, the service's refusals slow them down.
+	commandShare = 0.2
 
 	// collectorParallel is the most contents that a tick collects at a time. Up to
 	// there, how many there are follows from the quota, which lets their requests
@@ -122,15 +128,7 @@ func build(s settings.Settings, problems settings.Problems, log *slog.Logger) (f
 	if err != nil {
 		return functions{}, err
 	}
-	var credential azcore.TokenCredential
-	if !s.CosmosKey.IsSet() {
-		if credential, err = s.CosmosCredential(nil); err != nil {
-			return functions{}, err
-		}
-	}
-	db, err := cosmos.Open(cosmos.Config{
-		Endpoint: s.CosmosEndpoint, Key: s.CosmosKey.Reveal(), Credential: credential, Database: s.CosmosDatabase,
-	})
+	db, err := database(s)
 	if err != nil {
 		return functions{}, err
 	}
@@ -182,6 +180,20 @@ func build(s settings.Settings, problems settings.Problems, log *slog.Logger) (f
 		a.webhook, a.background = h, h.Run
 	}
 	return a, nil
+}
+
+// database opens the account. It makes no request.
+func database(s settings.Settings) (*cosmos.DB, error) {
+	var credential azcore.TokenCredential
+	if !s.CosmosKey.IsSet() {
+		var err error
+		if credential, err = s.CosmosCredential(nil); err != nil {
+			return nil, err
+		}
+	}
+	return cosmos.Open(cosmos.Config{
+		Endpoint: s.CosmosEndpoint, Key: s.CosmosKey.Reveal(), Credential: credential, Database: s.CosmosDatabase,
+	})
 }
 
 // client makes a client of the Management Activity API with a share of the

@@ -17,17 +17,11 @@ import (
 // Settings come from the environment and, where that lacks them, from
 // local.settings.json beside host.json.
 func PrintSettings(o Options) error {
-	path := filepath.Join(host.AppRoot(o.Getenv), "local.settings.json")
-	local, err := host.ReadLocalSettings(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		fmt.Fprintf(o.Stdout, "There is no %s; settings come from the environment alone.\n\n", path)
-	case err != nil:
+	get, note, err := lookup(o)
+	if err != nil {
 		return err
-	default:
-		fmt.Fprintf(o.Stdout, "Settings come from the environment and from %s.\n\n", path)
 	}
-	get := settings.Lookup(o.Getenv, local)
+	fmt.Fprintf(o.Stdout, "%s\n\n", note)
 	loaded, problems := settings.Load(get)
 	wrong := map[string]bool{}
 	for _, p := range problems {
@@ -59,4 +53,20 @@ func PrintSettings(o Options) error {
 		fmt.Fprintln(o.Stdout, "Note:", note)
 	}
 	return problems.Err()
+}
+
+// lookup returns where a command finds its settings, as [os.LookupEnv] does, and
+// says it in a sentence.
+func lookup(o Options) (get func(string) (string, bool), note string, err error) {
+	path := filepath.Join(host.AppRoot(o.Getenv), "local.settings.json")
+	local, err := host.ReadLocalSettings(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		note = fmt.Sprintf("There is no %s; settings come from the environment alone.", path)
+	case err != nil:
+		return nil, "", err
+	default:
+		note = fmt.Sprintf("Settings come from the environment and from %s.", path)
+	}
+	return settings.Lookup(o.Getenv, local), note, nil
 }

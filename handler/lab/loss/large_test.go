@@ -273,7 +273,13 @@ func (s *system) holds(d cosmosfake.Document, raw json.RawMessage) {
 // remove deletes a document of the archive.
 func (s *system) remove(d cosmosfake.Document) {
 	s.t.Helper()
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodDelete, "https://fake.documents.example/dbs/Audit/colls/Audits/docs/"+d.ID, nil)
+	s.removeFrom("Audits", d)
+}
+
+// removeFrom deletes a document of a container.
+func (s *system) removeFrom(container string, d cosmosfake.Document) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodDelete, "https://fake.documents.example/dbs/Audit/colls/"+container+"/docs/"+d.ID, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ type row struct {
 // TestLoss runs every row in a world of its own. D rows are defects that other
 // collectors shipped; X rows go beyond them.
 func TestLoss(t *testing.T) {
-	rows := slices.Concat(listingRows, cursorRows, fetchRows, subscriptionRows, contentRows, recordRows, outageRows, crashRows, incidentRows, hostileRows, guardRows, knobRows, reviewRows)
+	rows := slices.Concat(listingRows, cursorRows, fetchRows, subscriptionRows, contentRows, recordRows, outageRows, crashRows, incidentRows, hostileRows, guardRows, knobRows, reviewRows, operatorRows)
 	names := map[string]bool{}
 	for _, r := range rows {
 		if names[r.name] {

@@ -140,7 +140,7 @@ func (t *tick) start(ctx context.Context, contentType string, have *activity.Sub
 			return errTooSoon
 		}
 		lastOutcome = h.StartOutcome
-		h.StartCall, h.StartOutcome = ledger.At(now), ""
+		h.StartCall, h.StartOwner, h.StartOutcome = ledger.At(now), t.Owner, ""
 		return nil
 	})
 	if err != nil {

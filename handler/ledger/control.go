@@ -32,8 +32,9 @@ type Head struct {
 	BackfillFrom Stamp `json:"backfillFrom,omitzero"` // what an operator wants listed again, and how far that has come;
 	BackfillTo   Stamp `json:"backfillTo,omitzero"`   // both null if nothing is
 
-	StartCall    Stamp  `json:"startCall"`    // last call of /subscriptions/start, by any instance
-	StartOutcome string `json:"startOutcome"` // "ok", or in words what became of it; empty while unknown
+	StartCall    Stamp  `json:"startCall"`            // last call of /subscriptions/start, by any instance
+	StartOwner   string `json:"startOwner,omitempty"` // the process that made it, or notes of one millisecond would be alike
+	StartOutcome string `json:"startOutcome"`         // "ok", or in words what became of it; empty while unknown
 
 	Heartbeat Stamp `json:"heartbeat"` // last tick that listed this type
 	Gaps      []Gap `json:"gaps,omitempty"`

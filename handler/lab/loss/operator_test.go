@@ -273,6 +273,14 @@ var operatorRows = []row{
 		},
 	},
 	{
+		name: "X-start-at-once", what: "two instances that note the same start call in the same millisecond both take the note for their own",
+		test: func(t *testing.T, s *system) {
+			s.account.Set(func(sw *cosmosfake.Switches) { sw.Latency = 15 * time.Millisecond })
+			s.both(s.process(), s.process(), (*process).tick)
+			s.process().ticks(1) // the rules of the API are checked at the end
+		},
+	},
+	{
 		name: "X-repair-paged", what: "a check that is answered in small, empty or failing pages takes what is there for missing",
 		test: func(t *testing.T, s *system) {
 			var last tenant.Content

@@ -10,7 +10,7 @@ BINARY = handler/handler
 # version comes from git, where there is a git that answers.
 VCS = $$(git rev-parse HEAD >/dev/null 2>&1 || echo -buildvcs=false)
 
-.PHONY: help build run lab start test fuzz bench clean
+.PHONY: help build run lab start test crash fuzz bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -33,10 +33,13 @@ start: ## run in the real Functions host, with your local.settings.json
 test: ## format, vet, lint, and every test of every module, end to end too
 	@sh .ci/test
 
+crash: ## kill the handler at every boundary of its I/O and at every pair, about ten minutes (CRASH="one 12+ 3-": one schedule)
+	cd handler/lab && $(GO) test ./loss -run TestEveryCrash -crash="$${CRASH:-all}" -v -timeout 3h
+
 fuzz: ## fuzz every decoder of foreign bytes in turn (FUZZTIME=30s: for each; FUZZ=name: that one)
 	@sh .ci/fuzz
 
-bench: build ## measure the handler beside plain programs, about twelve minutes (CASE=name: one row)
+bench: build ## measure the handler beside plain programs, about seven minutes (CASE=name: one row)
 	cd handler/lab && $(GO) run ./bench --app=../.. --out=bench/out $${CASE:+--case="$$CASE"}
 
 clean: ## remove what was built

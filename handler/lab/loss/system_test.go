@@ -61,6 +61,7 @@ type options struct {
 	quota    float64
 	knobs    tenant.Knobs
 	paths    []string // partition key of the archive; nil: as recommended
+	cached   bool     // tokens are kept while they live, as azidentity does
 }
 
 // system is a tenant, an account and the product between them.
@@ -70,9 +71,10 @@ type system struct {
 	account *cosmosfake.Fake
 	opts    options
 	log     *logBuffer
-	heard   *logBuffer // what ticks tell the host
-	said    *logBuffer // what the webhook answers
-	door    *door      // where the tenant's notifications arrive
+	heard   *logBuffer   // what ticks tell the host
+	said    *logBuffer   // what the webhook answers
+	door    *door        // where the tenant's notifications arrive
+	front   http.Handler // takes them, for the process that was started last; nil: that does itself
 	procs   []*process
 }
 
@@ -189,7 +191,8 @@ type process struct {
 	hook   *webhook.Handler
 	ledger *ledger.Ledger
 	cancel context.CancelFunc
-	done   chan struct{}
+	gone   <-chan struct{} // closed at the kill
+	done   chan struct{}   // closed when its background has ended
 
 	dead  atomic.Bool
 	calls atomic.Int64 // requests so far, to the API and to Cosmos DB
@@ -268,6 +271,30 @@ func (c credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) 
 	return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: time.Now().Add(time.Duration(token.ExpiresIn) * time.Second)}, nil
 }
 
+// cached keeps a credential's token. It waits for no one while it gets one: a
+// bubble's clock stands still while anyone waits for a mutex.
+type cached struct {
+	azcore.TokenCredential
+	mu   sync.Mutex
+	held azcore.AccessToken
+}
+
+func (c *cached) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	held := c.held
+	c.mu.Unlock()
+	if time.Until(held.ExpiresOn) > 5*time.Minute {
+		return held, nil
+	}
+	got, err := c.TokenCredential.GetToken(ctx, o)
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.held = got
+	}
+	return got, err
+}
+
 // process starts the product, with the settings of the row.
 func (s *system) process() *process {
 	s.t.Helper()
@@ -278,7 +305,7 @@ func (s *system) process() *process {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &process{s: s, cancel: cancel, done: make(chan struct{})}
+	p := &process{s: s, cancel: cancel, gone: ctx.Done(), done: make(chan struct{})}
 	log := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	api := mortal{p, wire{s.tenant.Handler()}}
 	root, err := url.Parse(origin)
@@ -286,7 +313,13 @@ func (s *system) process() *process {
 	client := func(quota float64) *activity.Client {
 		c, err := activity.New(activity.Config{
 			Root: root, Audience: tenant.DefaultAudience, TenantID: tenant.DefaultID, PublisherIdentifier: tenant.DefaultID,
-			Credential:        func() (azcore.TokenCredential, error) { return credential{&http.Client{Transport: api}}, nil },
+			Credential: func() (azcore.TokenCredential, error) {
+				entra := credential{&http.Client{Transport: api}}
+				if s.opts.cached {
+					return &cached{TokenCredential: entra}, nil
+				}
+				return entra, nil
+			},
 			RequestsPerMinute: quota, Transport: api, Logger: log,
 		})
 		must(err)
@@ -320,7 +353,11 @@ func (s *system) process() *process {
 			AuthIDs: []string{authID}, TenantID: tenant.DefaultID, ContentTypes: s.opts.types,
 			API: notified.API, Ledger: p.ledger, Collector: notified, Logger: log,
 		})
-		s.door.set(p.hook)
+		if s.front != nil {
+			s.door.set(s.front)
+		} else {
+			s.door.set(p.hook)
+		}
 		p.done = make(chan struct{})
 		go func() {
 			defer close(p.done)
@@ -341,15 +378,10 @@ func (p *process) tickWithin(d time.Duration) error {
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() { // SIGKILL ends a tick too
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(10 * time.Millisecond):
-				if p.dead.Load() {
-					cancel()
-				}
-			}
+		select {
+		case <-stop:
+		case <-p.gone:
+			cancel()
 		}
 	}()
 	sentence, err := p.timer.Tick(ctx, "00000000-0000-4000-8000-000000000001")

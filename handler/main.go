@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -128,6 +129,9 @@ func run(ctx context.Context, args []string, o app.Options) int {
 	}
 	fmt.Fprintln(o.Stderr, "handler:", err)
 	if _, ok := errors.AsType[*kong.ParseError](err); ok {
+		if strings.Contains(err.Error(), "parsing time") { // kong keeps the text only
+			fmt.Fprintln(o.Stderr, "Write a day as 2026-03-11 and a time as 2026-03-11T09:00:00Z.")
+		}
 		fmt.Fprintln(o.Stderr, "See: handler --help")
 		return 2
 	}

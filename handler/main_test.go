@@ -37,7 +37,7 @@ func TestRun(t *testing.T) {
 		{"redrive what", []string{"redrive"}, "", 2, "", "--lost"},
 		{"redrive too much", []string{"redrive", "--lost", "--dead"}, "", 2, "", "can't be used together"},
 		{"backfill from when", []string{"backfill"}, "", 2, "", "--from"},
-		{"backfill by day", []string{"backfill", "--from", "2026-03-11"}, "", 2, "", "--from"},
+		{"backfill by day", []string{"backfill", "--from", "2026-03-11"}, "", 2, "", "a time as 2026-03-11T09:00:00Z"},
 		{"help on redrive", []string{"redrive", "--help"}, "", 0, "Safe at any time", ""},
 		{"unknown command", []string{"fly"}, "", 2, "", "handler --help"},
 		{"unknown flag", []string{"version", "--fast"}, "", 2, "", "--fast"},

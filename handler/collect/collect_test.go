@@ -59,6 +59,7 @@ func TestVerdict(t *testing.T) {
 	type result struct {
 		contentType string
 		err         error
+		open        int // after it
 	}
 	many := func(n int, results ...result) (list []result) {
 		for range n {
@@ -66,7 +67,8 @@ func TestVerdict(t *testing.T) {
 		}
 		return list
 	}
-	one, other := result{"Audit.General", denied}, result{"DLP.All", denied}
+	one, other := result{"Audit.General", denied, 1}, result{"DLP.All", denied, 1}
+	good, open := result{"Audit.General", nil, 0}, result{"Audit.General", nil, 1}
 	tests := []struct {
 		name    string
 		results []result
@@ -74,20 +76,21 @@ func TestVerdict(t *testing.T) {
 		skipped string // this content type is not tried any more
 		fails   bool   // the run is a failure
 	}{
-		{"all well", many(100, result{"Audit.General", nil}), false, "", false},
-		{"one refused among many", many(20, one, result{"Audit.General", nil}), false, "", false},
+		{"all well", many(100, good), false, "", false},
+		{"one refused among many", many(20, one, good), false, "", false},
 		{"nine in a row", many(9, one), false, "", false},
 		{"ten in a row", many(10, one), false, "Audit.General", true},
-		{"one type refused, another not", many(10, other, result{"Audit.General", nil}), false, "DLP.All", false},
-		{"container missing", []result{{"Audit.General", nil}, {"Audit.General", missing}, {"Audit.General", nil}}, true, "", false},
-		{"the ledger cannot be written", many(10, result{"Audit.General", unsaved}), true, "", true},
-		{"the ledger now and then", many(20, result{"Audit.General", unsaved}, result{"DLP.All", nil}), false, "", false},
+		{"one type refused, another not", many(10, other, good), false, "DLP.All", false},
+		{"one type refused, nothing settled of another", many(10, other, open), false, "DLP.All", true},
+		{"container missing", []result{good, {"Audit.General", missing, 1}, good}, true, "", false},
+		{"the ledger cannot be written", many(10, result{"Audit.General", unsaved, 1}), true, "", true},
+		{"the ledger now and then", many(20, result{"Audit.General", unsaved, 1}, result{"DLP.All", nil, 0}), false, "", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			v := verdict{left: map[string]bool{}, inRow: map[string]int{}, refused: map[string]error{}}
 			for i, r := range tt.results {
-				v.note(&ledger.Entry{ID: fmt.Sprint(i), ContentType: r.contentType}, r.err)
+				v.note(&ledger.Entry{ID: fmt.Sprint(i), ContentType: r.contentType, Open: r.open}, r.err)
 			}
 			if got := v.end(); (got != nil) != tt.fatal {
 				t.Errorf("end = %v, want one: %v", got, tt.fatal)

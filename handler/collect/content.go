@@ -240,7 +240,7 @@ type reading struct {
 	skip      *ledger.Progress // elements to pass over: confirmed by an earlier run
 	parser    record.Parser
 	elements  int                   // read so far
-	sum       digest                // over the bytes of these elements
+	sum       digest                // over the hashes of these elements
 	seen      map[[16]byte][16]byte // identity to text, of the documents so far; both hashed
 	filtered  map[string]int        // by RecordType and Workload
 	confirmed ledger.Counts         // of all elements up to the last barrier

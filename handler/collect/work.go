@@ -117,12 +117,15 @@ func (v *verdict) note(e *ledger.Entry, err error) {
 		whose = e.ContentType
 	}
 	if err == nil {
+		v.inRow[whose], v.inRow[""] = 0, 0
+		if e.Open == 1 {
+			return
+		}
 		v.settled++
 		if len(v.closed[0]) >= lately || v.closed[0] == nil {
 			v.closed[0], v.closed[1] = map[string]bool{}, v.closed[0]
 		}
 		v.closed[0][e.ID] = true
-		v.inRow[whose], v.inRow[""] = 0, 0
 		return
 	}
 	v.inRow[whose]++
